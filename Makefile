@@ -1,0 +1,103 @@
+# maskbridge. `make` lists the targets.
+NAME     ?= bottle
+SOURCE   ?=
+LAYOUT   ?= mvtec
+FOLD     ?= all
+DEVICE   ?= auto
+SEED     ?= 0
+PYTHON   ?= python3
+# Options of one approach, as on its command line: make finetune-yolo NAME=bottle YOLO_OPTIONS="--epochs 100"
+YOLO_OPTIONS     ?=
+SAM_OPTIONS      ?=
+SVDD_OPTIONS     ?=
+AE_OPTIONS       ?=
+KNN_OPTIONS      ?=
+# Text features for YOLO-World: a file, or the stand-in that knows no language and marks the run.
+TEXT_FEATURES    ?= hashed
+
+# Small enough for two cores, and from random weights: nothing is downloaded.
+DEMO_YOLO := --weights none --text-features hashed --imgsz 160 --epochs 30
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+MB    := $(BIN)/maskbridge
+READY := $(VENV)/.ready
+DATA   = datasets/$(NAME)
+# Train and predict: all folds and their merged run, or one fold and its test part. Finished runs are kept.
+define TRAIN
+$(if $(filter all,$(FOLD)),\
+$(MB) crossval $(1) $(DATA) runs/$(NAME)-$(1)-all --device $(DEVICE) --seed $(SEED) --resume $(2),\
+$(MB) train $(1) $(DATA) runs/$(NAME)-$(1)-$(FOLD) --fold $(FOLD) --device $(DEVICE) --seed $(SEED) --resume $(2) && \
+$(MB) predict runs/$(NAME)-$(1)-$(FOLD) $(DATA) --device $(DEVICE))
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types convert finetune-yolo finetune-sam baselines evaluate bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## make the virtual environment and install everything
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "maskbridge needs Python 3.11 or newer; found $$($(PYTHON) --version). Name one: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "Python's venv is missing; install it: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || \
+		{ echo "OpenCV's system libraries are missing; install them: sudo apt-get install libgl1 libglib2.0-0"; exit 1; }
+	@touch $@
+
+demo: $(READY) ## everything once on a made-up sample, small enough for two cores
+	$(MB) sample datasets/sample/plate --overwrite
+	$(MB) convert mvtec datasets/sample/plate datasets/demo --folds 2 --overwrite
+	$(MB) check datasets/demo
+	$(MB) crossval yolo-world datasets/demo runs/demo-yolo-world-all --overwrite $(DEMO_YOLO)
+	$(MB) crossval sam datasets/demo runs/demo-sam-all --overwrite --preset tiny
+	$(MB) crossval deep-svdd datasets/demo runs/demo-deep-svdd-all --overwrite
+	$(MB) crossval autoencoder datasets/demo runs/demo-autoencoder-all --overwrite --epochs 10
+	$(MB) crossval knn datasets/demo runs/demo-knn-all --overwrite --backbone mobilenet_v2 --backbone-weights none
+	$(MB) evaluate $(foreach a,yolo-world sam deep-svdd autoencoder knn,runs/demo-$(a)-all) --out runs/demo-leaderboard
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## check types
+	$(BIN)/mypy
+
+check: lint types test ## lint, types, tests
+
+convert: $(READY) ## SOURCE=path NAME=name: make datasets/NAME with yolo/, yolo-seg/ and coco/ exports inside
+	@test -n "$(SOURCE)" || { echo "name the source: make convert SOURCE=path/to/bottle NAME=bottle"; exit 2; }
+	$(MB) convert $(LAYOUT) "$(SOURCE)" $(DATA) --overwrite $(CONVERT_OPTIONS)
+	$(MB) check $(DATA)
+	$(MB) export yolo $(DATA) $(DATA)/yolo $(if $(filter all,$(FOLD)),,--fold $(FOLD))
+	$(MB) export yolo-seg $(DATA) $(DATA)/yolo-seg $(if $(filter all,$(FOLD)),,--fold $(FOLD))
+	$(MB) export coco $(DATA) $(DATA)/coco $(if $(filter all,$(FOLD)),,--fold $(FOLD))
+	$(MB) card $(DATA)
+
+finetune-yolo: $(READY) ## NAME=name: fine-tune YOLO-World and predict
+	$(call TRAIN,yolo-world,--text-features $(TEXT_FEATURES) $(YOLO_OPTIONS))
+
+finetune-sam: $(READY) ## NAME=name: fine-tune SAM and predict
+	$(call TRAIN,sam,$(SAM_OPTIONS))
+
+baselines: $(READY) ## NAME=name: train the baselines and predict
+	$(call TRAIN,deep-svdd,$(SVDD_OPTIONS))
+	$(call TRAIN,autoencoder,$(AE_OPTIONS))
+	$(call TRAIN,knn,$(KNN_OPTIONS))
+
+evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
+	$(MB) evaluate $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-leaderboard
+
+bench: $(READY) ## print the ratios of benchmarks/convert.py (MASKBRIDGE_DATA names real images)
+	$(BIN)/python benchmarks/convert.py
+
+clean: ## remove the virtual environment and caches; datasets and runs stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
