@@ -1,0 +1,1 @@
+"""Input and output formats: each public module here is one, found by its name."""

@@ -1,0 +1,170 @@
+"""The dataset card: what a data section of a report asks for, as data and as text.
+
+maskbridge card datasets/bottle
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maskbridge import __version__
+from maskbridge.dataset import GOOD, Image
+
+#: Type of images with several kinds of defect at once (MVTec AD cable and others).
+COMBINED = "combined"
+_QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
+
+
+def make_card(
+    *,
+    product: str,
+    images: Sequence[Image],
+    annotations: Sequence[dict[str, Any]],
+    categories: Sequence[dict[str, Any]],
+    splits: dict[str, Any],
+    rules: dict[str, Any],
+    origin: dict[str, Any],
+    options: dict[str, Any],
+    changes: dict[str, Any],
+    sha256: dict[str, str],
+) -> dict[str, Any]:
+    """The content of `dataset.json`."""
+    names = {category["id"]: category["name"] for category in categories}
+    types = [category["name"] for category in categories]
+    areas = {name: [a["area"] for a in annotations if names[a["category_id"]] == name] for name in types}
+    per_type = Counter(image.defect_type for image in images)
+    defective = sum(count for name, count in per_type.items() if name != GOOD)
+    counts = [per_type[name] for name in types if per_type[name]]
+    sizes = Counter(f"{image.width}x{image.height}" for image in images)
+    return {
+        "product": product,
+        "version": __version__,
+        "totals": {"images": len(images), "instances": len(annotations), "types": len(types)},
+        "classes": {
+            name: {
+                "images": per_type[name],
+                "instances": len(areas.get(name, [])),
+                "images_per_part": dict(sorted(Counter(i.part for i in images if i.defect_type == name).items())),
+                "area_px": _distribution(areas.get(name, [])),
+            }
+            for name in [GOOD, *types]
+        },
+        "area_px": _distribution([annotation["area"] for annotation in annotations]),
+        "area_share": _distribution(_shares(images, annotations)),
+        "long_tail": {
+            "good": per_type[GOOD],
+            "defective": defective,
+            "good_to_defective": _ratio(per_type[GOOD], defective),
+            "largest_to_smallest_type": _ratio(max(counts), min(counts)) if counts else None,
+        },
+        "combined": COMBINED if COMBINED in types else None,
+        "image_sizes": {"count": len(sizes), "most_common": dict(sizes.most_common(5))},
+        "splits": {
+            "folds": [{part: len(fold[part]) for part in ("train", "val", "test")} for fold in splits["folds"]],
+            "official": splits["official"] and {part: len(splits["official"][part]) for part in ("train", "test")},
+        },
+        "rules": rules,
+        "source": origin,
+        "options": options,
+        "changes": changes,
+        "sha256": sha256,
+    }
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    tail, totals, groups = card["long_tail"], card["totals"], card["rules"]["groups"]
+    parts = sorted({part for entry in card["classes"].values() for part in entry["images_per_part"]})
+    lines = [
+        f"# {card['product']}",
+        "",
+        f"{totals['images']} images, {totals['types']} defect types, {totals['instances']} defect instances.",
+        "",
+        f"| type | {' | '.join(parts)} | images | instances | area px: min / median / max |",
+        f"| --- |{' --: |' * (len(parts) + 3)}",
+    ]
+    for name, entry in card["classes"].items():
+        flag = " (several kinds at once)" if name == card["combined"] else ""
+        cells = [str(entry["images_per_part"].get(part, 0)) for part in parts]
+        cells += [str(entry["images"]), str(entry["instances"]), _area(entry["area_px"])]
+        lines.append(f"| {name}{flag} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"- good : defective = {tail['good']} : {tail['defective']}{_as_ratio(tail['good_to_defective'])}",
+        f"- largest : smallest defect type{_as_ratio(tail['largest_to_smallest_type'])}",
+        f"- combined type: {card['combined'] or 'none'}",
+        f"- image sizes (width x height): {_sizes(card['image_sizes'])}",
+        f"- defect area, share of the image: {_share(card['area_share'])}",
+        f"- groups: {groups['groups']}, the largest of {groups['largest']} images (by {groups['by']})",
+        f"- instances: {card['rules']['instances']}, 8-connected, smallest kept {card['rules']['min_area']} px",
+    ]
+    lines += [f"- masks ({name}): {rule['rule']}" for name, rule in card["rules"]["binarisation"].items()]
+    for number, fold in enumerate(card["splits"]["folds"]):
+        lines.append(f"- fold {number}: train {fold['train']}, val {fold['val']}, test {fold['test']}")
+    official = card["splits"]["official"]
+    lines.append(
+        f"- official: train {official['train']}, test {official['test']}"
+        if official
+        else "- official: the source has no parts"
+    )
+    lines += _changes(card["changes"])
+    lines.append(
+        f"- source: {card['source']['layout']}; licence: {card['source']['licence'] or 'none found in the source'}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _changes(changes: dict[str, Any]) -> list[str]:
+    lines = [f"- instances dropped: {changes['dropped_instances']['count']}"]
+    for name, areas in changes["dropped_instances"]["areas_px"].items():
+        lines.append(f"  - {name}: {', '.join(map(str, areas))} px")
+    lines.append(f"- defect images with an empty mask: {changes['empty_masks']['count']}")
+    lines += [f"  - {name}" for name in changes["empty_masks"]["files"]]
+    lines.append(f"- files that are neither image nor mask: {changes['ignored_files']['count']}")
+    lines += [f"  - {name}" for name in changes["ignored_files"]["files"]]
+    for fold, names in changes["train_images_left_out"].items():
+        lines.append(f"- left out of training in fold {fold}, near-duplicates of val or test: {', '.join(names)}")
+    for name, count in changes["types_smaller_than_folds"].items():
+        lines.append(f"- type {name} has {count} images, fewer than folds")
+    for names in changes["groups_across_official_parts"].values():
+        lines.append(f"- near-duplicates across the official parts: {', '.join(names)}")
+    return lines
+
+
+def _distribution(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {name: float(np.quantile(values, q)) for name, q in _QUANTILES.items()}
+
+
+def _shares(images: Sequence[Image], annotations: Sequence[dict[str, Any]]) -> list[float]:
+    pixels = {image.id: image.width * image.height for image in images}
+    return [annotation["area"] / pixels[annotation["image_id"]] for annotation in annotations]
+
+
+def _ratio(one: int, two: int) -> float | None:
+    return round(one / two, 3) if two else None
+
+
+def _as_ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f" = {ratio:.3g} : 1"
+
+
+def _area(area: dict[str, float] | None) -> str:
+    return "–" if area is None else f"{area['min']:.0f} / {area['median']:.0f} / {area['max']:.0f}"
+
+
+def _share(share: dict[str, float] | None) -> str:
+    if share is None:
+        return "no defects"
+    return f"median {share['median']:.2%}, from {share['min']:.4%} to {share['max']:.2%}"
+
+
+def _sizes(sizes: dict[str, Any]) -> str:
+    listed = ", ".join(f"{size} ({count})" for size, count in sizes["most_common"].items())
+    more = sizes["count"] - len(sizes["most_common"])
+    return listed + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,423 @@
+"""From a source of images and masks to a dataset folder.
+
+One pass decodes every image and mask once: hash, size, signature, instances. Then the binarisation rule is decided
+over the whole source, images are grouped and dealt into folds, and the folder is written beside its place and moved
+there when it is whole.
+
+    convert("mvtec", Path("bottle"), Path("datasets/bottle"), ConvertOptions())
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskbridge import __version__, geometry, masks, near_duplicates, plugins
+from maskbridge.card import make_card
+from maskbridge.dataset import Image
+from maskbridge.errors import OptionError, SourceError
+from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, staged_folder, write_json
+from maskbridge.progress import say, track
+from maskbridge.source import Source, SourceImage
+from maskbridge.splits import make_splits
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Options of `maskbridge convert`."""
+
+    folds: int = 5
+    """number of cross-validation folds"""
+    seed: int = 0
+    """seed of the order in which images are dealt into folds"""
+    instances: Literal["components", "image"] = "components"
+    """one instance per 8-connected component, or one per image"""
+    min_area: int = 1
+    """drop instances below this many pixels; what is dropped is counted and named in dataset.json"""
+    group_by: str | None = None
+    """regular expression searched in <part>/<type>/<name>: images whose match (its groups, if it has any) is equal
+    belong together"""
+    groups: Path | None = None
+    """CSV file with the columns file_name (<part>/<type>/<name>) and group"""
+    link: LinkMode = "hard"
+    """how images get into the dataset: hard links where possible (else copies), copies, or symbolic links"""
+    workers: int = 1
+    """threads that decode"""
+    overwrite: bool = False
+    """replace OUT if it is a dataset that maskbridge made"""
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """All that is kept of one source image."""
+
+    sha256: str
+    size_hw: tuple[int, int]
+    signature: npt.NDArray[Any]
+    values: masks.Values | None
+    threshold: int
+    instances: list[geometry.Instance]
+    dropped: list[int]
+
+
+def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> list[Path]:
+    """Convert a source.
+
+    Args:
+        layout: Name of a reader in `converters/`.
+        source: The source folder.
+        out: Dataset folder to make; for a folder of products, the folder that receives one dataset for each.
+        options: See `ConvertOptions`.
+
+    Returns:
+        The dataset folders.
+
+    Raises:
+        MaskbridgeError: For anything wrong with the source, the options or `out`; nothing half-written is left.
+    """
+    if options.folds < 2:
+        raise OptionError("--folds is too small", found=options.folds, expected="at least 2")
+    if options.min_area < 1 or options.workers < 1:
+        raise OptionError("--min-area and --workers start at 1", found=f"{options.min_area} and {options.workers}")
+    _refuse_nested(source, out)
+    products: list[Source] = plugins.load("format", layout).read(source)
+    single = len(products) == 1 and products[0].path == source
+    made: list[Path] = []
+    for product in products:
+        target = out if single else out / product.product
+        convert_source(product, target, options)
+        made.append(target)
+    return made
+
+
+def convert_source(source: Source, out: Path, options: ConvertOptions) -> None:
+    """Convert one product into the dataset folder `out`; see `convert`."""
+    with staged_folder(out, overwrite=options.overwrite, kind="dataset") as folder:
+        cv2.setNumThreads(1)
+        _refuse_unwritable_names(source)
+        named = _named_groups(source, options)
+        examined = list(
+            track(
+                _in_order(lambda item: _examine(item, options), source.images, options.workers),
+                f"reading {source.product}",
+                total=len(source.images),
+            )
+        )
+        rules, examined = _binarise(source, examined, options)
+        pairs = near_duplicates.near_duplicate_pairs(
+            np.stack([item.signature for item in examined]), lambda index: _load(source.images[index].path)
+        )
+        groups = near_duplicates.merge_groups(len(examined), pairs, known=named)
+        ways = Counter(link_file(item.path, folder / "images" / item.file_name, options.link) for item in source.images)
+        images = [
+            Image(
+                id=index + 1,
+                file_name=item.file_name,
+                width=found.size_hw[1],
+                height=found.size_hw[0],
+                sha256=found.sha256,
+                origin=f"{item.part}/{item.defect_type}",
+                group=groups[index] + 1,
+            )
+            for index, (item, found) in enumerate(zip(source.images, examined, strict=True))
+        ]
+        categories = _categories(source)
+        annotations = _annotations(images, examined, categories)
+        splits, split_report = make_splits(images, folds=options.folds, seed=options.seed)
+        _refuse_empty_folds(splits, options)
+        write_json(
+            folder / "annotations.json",
+            {
+                "info": {"description": source.product, "contributor": f"maskbridge {__version__}"},
+                "images": [asdict(image) for image in images],
+                "annotations": annotations,
+                "categories": categories,
+            },
+        )
+        write_json(folder / "splits.json", splits)
+        changes = {
+            "dropped_instances": _dropped(images, examined),
+            "empty_masks": _empty(source, examined),
+            "ignored_files": {"count": len(source.ignored), "files": list(source.ignored)},
+            "images_put_there_by": dict(sorted(ways.items())),
+            **split_report,
+        }
+        card = make_card(
+            product=source.product,
+            images=images,
+            annotations=annotations,
+            categories=categories,
+            splits=splits,
+            rules={
+                "instances": options.instances,
+                "connectivity": 8,
+                "min_area": options.min_area,
+                "binarisation": {
+                    name: {"rule": rule.rule, "values": list(rule.distinct)} for name, rule in rules.items()
+                },
+                "groups": _group_rule(options, source, pairs, images),
+            },
+            origin={
+                "layout": source.layout,
+                "path": str(source.path.resolve()),
+                "licence": source.licence,
+            },
+            options={key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()},
+            changes=changes,
+            sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
+        )
+        write_json(folder / "dataset.json", card)
+    _report(out, card)
+
+
+def _refuse_nested(source: Path, out: Path) -> None:
+    inner, outer = Path(os.path.realpath(out)), Path(os.path.realpath(source))
+    if inner == outer or outer in inner.parents:
+        raise OptionError(
+            "OUT lies inside SOURCE", where=out, found=f"SOURCE {source}", remedy="choose a folder elsewhere"
+        )
+    if inner in outer.parents and (inner / "dataset.json").is_file():
+        raise OptionError(
+            "SOURCE lies inside OUT", where=out, found=f"SOURCE {source}", remedy="choose a folder elsewhere"
+        )
+
+
+def _refuse_unwritable_names(source: Source) -> None:
+    for name in (str(source.path.resolve()), *source.ignored, *(item.file_name for item in source.images)):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise SourceError(
+                "has a name that is not UTF-8", where=source.path, found=ascii(name), remedy="rename it"
+            ) from error
+
+
+def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None:
+    filled = sum(bool(fold["test"]) for fold in splits["folds"])
+    if filled < options.folds:
+        raise OptionError(
+            "--folds is larger than the number of groups of labelled images",
+            found=options.folds,
+            expected=f"at most {filled}",
+        )
+
+
+def _examine(item: SourceImage, options: ConvertOptions) -> _Examined:
+    try:
+        data = item.path.read_bytes()
+    except OSError as error:
+        raise SourceError("cannot be read", where=item.path, found=error.strerror) from error
+    pixels = masks.decode_image(data, item.path)
+    size_hw = (int(pixels.shape[0]), int(pixels.shape[1]))
+    signature = near_duplicates.signature(pixels)
+    if item.mask is None:
+        return _Examined(sha256_bytes(data), size_hw, signature, None, 1, [], [])
+    mask = masks.read_mask(item.mask)
+    if mask.shape != size_hw:
+        raise SourceError(
+            "mask has another size than its image",
+            where=item.mask,
+            found=f"{mask.shape[1]}x{mask.shape[0]}",
+            expected=f"{size_hw[1]}x{size_hw[0]} like {item.path.name}",
+            remedy="export the mask again at the image's size",
+        )
+    values = masks.mask_values(mask)
+    threshold = 1 if len(values.distinct) <= 2 else int(np.iinfo(mask.dtype).max + 1) // 2
+    found, dropped = _instances(mask, threshold, options)
+    return _Examined(sha256_bytes(data), size_hw, signature, values, threshold, found, dropped)
+
+
+def _instances(
+    mask: masks.RawMask, threshold: int, options: ConvertOptions
+) -> tuple[list[geometry.Instance], list[int]]:
+    binary = mask if threshold == 1 else mask >= threshold
+    return geometry.instances(binary, split=options.instances == "components", min_area=options.min_area)
+
+
+def _binarise(
+    source: Source, examined: Sequence[_Examined], options: ConvertOptions
+) -> tuple[dict[str, masks.Binarisation], list[_Examined]]:
+    """Decide the rule, and read those masks again that it treats otherwise than they were read."""
+    rules = masks.binarisation([item.values for item in examined if item.values is not None], source.path)
+    result: list[_Examined] = []
+    for item, found in zip(source.images, examined, strict=True):
+        if item.mask is not None and found.values is not None:
+            decided = rules[found.values.dtype].threshold
+            low, high = sorted((decided, found.threshold))
+            if any(low <= value < high for value in found.values.distinct):
+                again, dropped = _instances(masks.read_mask(item.mask), decided, options)
+                values = found.values
+                found = _Examined(found.sha256, found.size_hw, found.signature, values, decided, again, dropped)
+        result.append(found)
+    return rules, result
+
+
+def _load(path: Path) -> npt.NDArray[Any]:
+    return masks.decode_image(path.read_bytes(), path)
+
+
+def _named_groups(source: Source, options: ConvertOptions) -> list[int | None]:
+    """Group number of each image by the source, by pattern or by file; None where nothing names one."""
+    names = _group_names(source, options)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [None if name is None else numbers[name] for name in names]
+
+
+def _group_names(source: Source, options: ConvertOptions) -> list[str | None]:
+    if options.group_by is not None and options.groups is not None:
+        raise OptionError("--group-by and --groups exclude each other")
+    if options.group_by is not None:
+        try:
+            pattern = re.compile(options.group_by)
+        except re.error as error:
+            raise OptionError("--group-by is no regular expression", found=f"{options.group_by!r}: {error}") from error
+        matches = [pattern.search(item.file_name) for item in source.images]
+        if not any(matches):
+            raise OptionError(
+                "--group-by matches no file name",
+                found=options.group_by,
+                expected=f"a match in {source.images[0].file_name}",
+            )
+        return [None if m is None else "\0".join(map(str, m.groups() or [m.group(0)])) for m in matches]
+    if options.groups is not None:
+        table = _read_groups(options.groups)
+        names = {item.file_name for item in source.images}
+        unknown = sorted(set(table) - names)
+        if unknown:
+            raise OptionError(
+                "names images that the source does not have",
+                where=options.groups,
+                found=f"{len(unknown)}, the first {unknown[0]}",
+                expected=f"<part>/<type>/<name> as in {source.images[0].file_name}",
+            )
+        return [table.get(item.file_name) for item in source.images]
+    return [item.group for item in source.images]
+
+
+def _read_groups(path: Path) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"file_name", "group"} <= set(reader.fieldnames or ()):
+                raise OptionError(
+                    "has no header of a groups file",
+                    where=path,
+                    found=reader.fieldnames,
+                    expected="file_name,group",
+                )
+            table: dict[str, str] = {}
+            for row in reader:
+                name, group = row["file_name"], row["group"]
+                if not name or not group or table.setdefault(name, group) != group:
+                    raise OptionError(
+                        "cannot be used as a group",
+                        where=f"{path}, line {reader.line_num}",
+                        found=f"file_name {name!r}, group {group!r}",
+                        expected="a file name and a group, and no other group for this name",
+                    )
+            return table
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OptionError("cannot be read", where=path, found=error) from error
+
+
+def _categories(source: Source) -> list[dict[str, Any]]:
+    names = sorted({item.defect_type for item in source.images if item.mask is not None})
+    return [{"id": number, "name": name, "supercategory": source.product} for number, name in enumerate(names, 1)]
+
+
+def _annotations(
+    images: Sequence[Image], examined: Sequence[_Examined], categories: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    category_id = {category["name"]: category["id"] for category in categories}
+    annotations: list[dict[str, Any]] = []
+    for image, found in zip(images, examined, strict=True):
+        for instance in found.instances:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": category_id[image.defect_type],
+                    **instance,
+                    "iscrowd": 0,
+                }
+            )
+    return annotations
+
+
+def _dropped(images: Sequence[Image], examined: Sequence[_Examined]) -> dict[str, Any]:
+    areas = {image.file_name: found.dropped for image, found in zip(images, examined, strict=True) if found.dropped}
+    return {"count": sum(map(len, areas.values())), "areas_px": areas}
+
+
+def _empty(source: Source, examined: Sequence[_Examined]) -> dict[str, Any]:
+    names = [
+        item.file_name
+        for item, found in zip(source.images, examined, strict=True)
+        if item.mask is not None and not found.instances and not found.dropped
+    ]
+    return {"count": len(names), "files": names}
+
+
+def _group_rule(
+    options: ConvertOptions, source: Source, pairs: Sequence[tuple[int, int]], images: Sequence[Image]
+) -> dict[str, Any]:
+    sizes = Counter(Counter(image.group for image in images).values())
+    by = "near-duplicates"
+    if options.group_by is not None:
+        by += f" and --group-by {options.group_by}"
+    elif options.groups is not None:
+        by += f" and {options.groups.name}"
+    elif any(item.group is not None for item in source.images):
+        by += f" and the groups of layout {source.layout}"
+    return {
+        "by": by,
+        "groups": sum(sizes.values()),
+        "largest": max(sizes),
+        "sizes": {str(size): sizes[size] for size in sorted(sizes)},
+        "near_duplicates": [[source.images[one].file_name, source.images[two].file_name] for one, two in pairs],
+    }
+
+
+def _report(out: Path, card: dict[str, Any]) -> None:
+    changes, totals = card["changes"], card["totals"]
+    say(
+        f"{out}: {totals['images']} images, {totals['instances']} instances, {card['rules']['groups']['groups']} groups"
+    )
+    if changes["dropped_instances"]["count"]:
+        say(f"  {changes['dropped_instances']['count']} instances dropped by --min-area, named in dataset.json")
+    if changes["empty_masks"]["count"]:
+        say(f"  {changes['empty_masks']['count']} defect images have an empty mask, named in dataset.json")
+    if changes["ignored_files"]["count"]:
+        say(f"  {changes['ignored_files']['count']} files are neither image nor mask, named in dataset.json")
+
+
+def _in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Map over a few threads, in order, with a bounded number of results waiting."""
+    if workers == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        source = iter(items)
+        waiting: list[Future[Result]] = [pool.submit(work, item) for item in islice(source, 4 * workers)]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting.extend(pool.submit(work, item) for item in islice(source, 1))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

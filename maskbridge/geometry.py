@@ -1,0 +1,155 @@
+"""Exact geometry of defect instances: components, run-length encoding, half-open boxes.
+
+A mask is bool or uint8, H x W, defect where > 0. Boxes are `box_ltwh` = [left, top, width, height] in whole pixels,
+half-open (a 5x5 square at 5,5 is [5, 5, 5, 5]). RLE is the compressed column-major run-length encoding of the COCO
+API (`size` = [height, width], `counts` a string); https://github.com/cocodataset/cocoapi.
+
+    for instance in instances(mask):
+        instance["segmentation"], instance["bbox"], instance["area"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypedDict
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+
+Mask = npt.NDArray[np.uint8]
+
+
+class RLE(TypedDict):
+    """Compressed run-length encoding of one mask."""
+
+    size: list[int]
+    counts: str
+
+
+class Instance(TypedDict):
+    """One defect instance, in the keys of a COCO annotation."""
+
+    segmentation: RLE
+    bbox: list[int]
+    area: int
+
+
+def instances(mask: npt.NDArray[Any], *, split: bool = True, min_area: int = 1) -> tuple[list[Instance], list[int]]:
+    """Turn a mask into instances.
+
+    Args:
+        mask: H x W, defect where > 0.
+        split: One instance per 8-connected component, in scan order of their top-left pixels; otherwise one
+            instance for the whole mask.
+        min_area: Components below this many pixels are dropped.
+
+    Returns:
+        The instances, and the areas in pixels of those dropped. Both are empty for an empty mask.
+    """
+    binary = (mask > 0).view(np.uint8)
+    left, top, width, height = cv2.boundingRect(binary)
+    if width == 0:
+        return [], []
+    crop = np.ascontiguousarray(binary[top : top + height, left : left + width])
+    kept: list[Instance] = []
+    dropped: list[int] = []
+    for piece, x, y, area in _components(crop) if split else [(crop, 0, 0, int(crop.sum()))]:
+        if area < min_area:
+            dropped.append(area)
+            continue
+        h, w = piece.shape
+        segmentation = encode_crop(piece, (left + x, top + y), (mask.shape[0], mask.shape[1]))
+        kept.append({"segmentation": segmentation, "bbox": [left + x, top + y, w, h], "area": area})
+    return kept, dropped
+
+
+def encode(mask: npt.NDArray[Any]) -> RLE:
+    """Encode a mask (H x W, defect where > 0) as compressed RLE."""
+    raw = coco_mask.encode(np.asfortranarray((mask > 0).view(np.uint8)))
+    return {"size": [int(raw["size"][0]), int(raw["size"][1])], "counts": raw["counts"].decode("ascii")}
+
+
+def encode_crop(crop: npt.NDArray[Any], offset_xy: tuple[int, int], size_hw: tuple[int, int]) -> RLE:
+    """Encode a mask given by a crop, without ever making the whole image.
+
+    Args:
+        crop: h x w, defect where > 0.
+        offset_xy: Column and row of the crop's top-left pixel in the image.
+        size_hw: Height and width of the image.
+
+    Returns:
+        The RLE of the whole image.
+    """
+    (height, width), (x, y) = size_hw, offset_xy
+    flat = np.zeros((crop.shape[1], height), dtype=bool)
+    flat[:, y : y + crop.shape[0]] = (crop > 0).T
+    changes = np.flatnonzero(np.diff(flat.ravel(), prepend=False, append=False)) + x * height
+    edges = np.concatenate([[0], changes, [width * height]])
+    runs = np.diff(edges)
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    raw = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {"size": [height, width], "counts": raw["counts"].decode("ascii")}
+
+
+def decode(rle: RLE) -> Mask:
+    """Decode a compressed RLE to a mask, H x W, uint8, 0 or 1."""
+    decoded: Mask = coco_mask.decode({"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")})
+    return decoded
+
+
+def run_lengths(rle: RLE) -> list[int]:
+    """Lengths of the runs of a compressed RLE, column by column, background first.
+
+    `decode` trusts its input: what comes from elsewhere goes through here first.
+
+    Raises:
+        ValueError: When they are no runs of an image of this size.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for byte in rle["counts"].encode("ascii"):
+        chunk = byte - 48
+        if not 0 <= chunk < 64:
+            raise ValueError(f"byte {byte} does not belong in an RLE")
+        value |= (chunk & 31) << shift
+        shift += 5
+        if chunk & 32:
+            continue
+        if chunk & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    height, width = rle["size"]
+    if shift or min(runs, default=-1) < 0 or sum(runs) != height * width:
+        raise ValueError(f"runs of {sum(runs)} pixels, not {height * width}")
+    return runs
+
+
+def union(rles: Iterable[RLE], size_hw: tuple[int, int]) -> Mask:
+    """Union of masks: H x W, uint8, 0 or 1; all zero when there are none."""
+    packed = [{"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")} for rle in rles]
+    if not packed:
+        return np.zeros(size_hw, dtype=np.uint8)
+    merged: Mask = coco_mask.decode(coco_mask.merge(packed))
+    return merged
+
+
+def component_count(mask: npt.NDArray[Any]) -> int:
+    """Number of 8-connected components of a mask."""
+    return int(cv2.connectedComponents((mask > 0).view(np.uint8), connectivity=8)[0]) - 1
+
+
+def _components(crop: Mask) -> list[tuple[Mask, int, int, int]]:
+    """Tight crop, left, top and area of each 8-connected component."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8, ltype=cv2.CV_32S)
+    if count == 2:
+        return [(crop, 0, 0, int(stats[1, cv2.CC_STAT_AREA]))]
+    pieces: list[tuple[Mask, int, int, int]] = []
+    for label in range(1, count):
+        x, y, w, h, area = (int(value) for value in stats[label])
+        piece = (labels[y : y + h, x : x + w] == label).view(np.uint8)
+        pieces.append((piece, x, y, area))
+    return sorted(pieces, key=lambda piece: (piece[2], piece[1]))
