@@ -1,0 +1,111 @@
+"""What every export shares: which images go where, and the report of what became of each instance.
+
+An output format is a module in `converters/` with `export(dataset, out, options)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from maskbridge.dataset import Dataset, FoldName, Image
+from maskbridge.errors import DatasetError
+from maskbridge.files import LinkMode, link_file, write_json
+from maskbridge.negatives import choose_negatives
+
+PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+#: A round trip below this IoU is named in the report.
+LISTED_BELOW = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `maskbridge export`."""
+
+    fold: FoldName = 0
+    """fold whose parts are written: 0 to k-1, or official"""
+    negatives: str = "all"
+    """good images in the training part: all, a number, or a ratio to its defective images (0.5)"""
+    seed: int = 0
+    """seed of the choice of good images"""
+    link: LinkMode = "hard"
+    """how images get into the export: hard links where possible (else copies), copies, or symbolic links"""
+    overwrite: bool = False
+    """replace OUT if it is an export that maskbridge made"""
+
+
+@dataclass
+class ExportReport:
+    """Counts of instances and what changed; the content of `export-report.json`."""
+
+    format: str
+    options: ExportOptions
+    images: dict[str, int] = field(default_factory=dict)
+    instances_in: int = 0
+    written: int = 0
+    changed: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write `export-report.json`."""
+        below = [entry for entry in self.changed if entry.get("iou", 1.0) < LISTED_BELOW]
+        write_json(
+            folder / "export-report.json",
+            {
+                "format": self.format,
+                "fold": self.options.fold,
+                "negatives": self.options.negatives,
+                "images": self.images,
+                "instances": {
+                    "in": self.instances_in,
+                    "written": self.written,
+                    "changed": len(self.changed),
+                    "dropped": len(self.dropped),
+                },
+                f"below_{LISTED_BELOW}": len(below),
+                "changed": self.changed,
+                "dropped": self.dropped,
+                "images_left_out": {why: {"count": len(names), "files": names} for why, names in self.left_out.items()},
+            },
+        )
+
+
+def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) -> None:
+    """Put an image of the dataset at its place in an export.
+
+    Raises:
+        DatasetError: When the file is missing.
+    """
+    try:
+        link_file(dataset.image_path(image.id), target, link)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            "image is missing",
+            where=dataset.image_path(image.id),
+            remedy="run `maskbridge check` on the dataset",
+        ) from error
+
+
+def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dict[str, list[Image]]:
+    """Images of each part, ascending by id, after `--negatives`; what is left out is entered in the report.
+
+    Images of a defect type without any defect pixel stay out of training: they would teach that the defect is
+    background.
+    """
+    split = dataset.split(options.fold)
+    images: dict[str, list[Image]] = {part: [dataset.image_by_id[i] for i in split.part(part)] for part in PARTS}
+    marked = dataset.annotations_by_image
+    empty = [image for image in images["train"] if not image.is_good and not marked[image.id]]
+    good = [image.id for image in images["train"] if image.is_good]
+    defective = [image for image in images["train"] if marked[image.id]]
+    chosen = set(choose_negatives(options.negatives, good=good, defective=len(defective), seed=options.seed))
+    images["train"] = [image for image in images["train"] if marked[image.id] or image.id in chosen]
+    report.left_out = {
+        "defect_without_mask": [image.file_name for image in empty],
+        "good_beyond_negatives": [dataset.image_by_id[i].file_name for i in good if i not in chosen],
+    }
+    report.images = {part: len(listed) for part, listed in images.items()}
+    report.instances_in = sum(len(marked[image.id]) for listed in images.values() for image in listed)
+    return images
