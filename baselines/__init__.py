@@ -1,0 +1,1 @@
+"""Image-level anomaly-detection baselines: each public module here is an approach, found by its name."""

@@ -1,0 +1,202 @@
+"""What the baselines in PyTorch share: small square images, device, seed, checkpoints, checked options.
+
+images = load_images(dataset, image_ids, 64, context)       # N x 64 x 64 x 3, uint8
+network(to_tensor(images[:32], device))
+save_checkpoint(weights, network.state_dict(), {"approach": "deep-svdd"})
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskbridge.approach import Context, TrainData
+from maskbridge.dataset import Dataset, read_image
+from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
+from maskbridge.files import write_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKPOINT = "model.safetensors"
+
+
+def require_at_least(config: object, **minima: float) -> None:
+    """Refuse options below their minimum, and NaN.
+
+    Raises:
+        OptionError: Names the option as it is written on the command line.
+    """
+    for name, minimum in minima.items():
+        value = getattr(config, name)
+        if not value >= minimum:
+            raise OptionError(f"{_flag(name)} cannot be used", found=value, expected=f"at least {minimum:g}")
+
+
+def require_multiple(config: object, **divisors: int) -> None:
+    """Refuse options that are no multiple of what they must be divided by.
+
+    Raises:
+        OptionError: Names the option as it is written on the command line.
+    """
+    for name, divisor in divisors.items():
+        value = getattr(config, name)
+        if value % divisor:
+            raise OptionError(f"{_flag(name)} cannot be used", found=value, expected=f"a multiple of {divisor}")
+
+
+def require_training_images(data: TrainData) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        MaskbridgeError: When the training part has no good image.
+    """
+    if not data.train:
+        raise MaskbridgeError(
+            f"no good image in the training part of fold {data.fold}",
+            where=data.dataset.path,
+            remedy="an unsupervised approach learns from good images: add some, or take another fold",
+        )
+
+
+def read_square(dataset: Dataset, image_id: int, size: int) -> npt.NDArray[np.uint8]:
+    """Read one image and resize it by pixel area, aspect ratio not kept: size x size x 3, uint8, RGB."""
+    image = read_image(dataset.image_path(image_id))
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def load_images(dataset: Dataset, image_ids: Sequence[int], size: int, context: Context) -> npt.NDArray[np.uint8]:
+    """Read images into memory: N x size x size x 3, uint8, RGB, in the order of `image_ids`."""
+    images = np.empty((len(image_ids), size, size, 3), dtype=np.uint8)
+    for index, image_id in enumerate(context.track(image_ids, "reading images", total=len(image_ids))):
+        images[index] = read_square(dataset, image_id, size)
+    return images
+
+
+def to_tensor(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Turn N x H x W x 3, uint8, into N x 3 x H x W, float32, 0 to 1, channels last in memory."""
+    import torch
+
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255.0
+
+
+def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Cut a sequence into pieces of at most `size`, in order."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def shuffled_batches(count: int, size: int, generator: torch.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    """One epoch: the numbers 0 to count - 1 in random order, at most `size` at a time."""
+    import torch
+
+    order: npt.NDArray[np.int64] = torch.randperm(count, generator=generator).numpy()
+    for start in range(0, count, size):
+        yield order[start : start + size]
+
+
+def choose_device(name: str) -> torch.device:
+    """Find the device to work on.
+
+    Args:
+        name: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        OptionError: When there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError("no such device", found=name, expected="auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OptionError(
+            "no such GPU",
+            found=name,
+            expected=f"{torch.cuda.device_count()} GPUs",
+            remedy="take --device cpu",
+        )
+    return device
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seed the initialisation of networks, and return a generator for the order of training."""
+    import torch
+
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def require_finite_loss(loss: float, epoch: int) -> None:
+    """Stop a training that has diverged.
+
+    Raises:
+        MaskbridgeError: When the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise MaskbridgeError(
+            "training diverged", found=f"loss {loss} in epoch {epoch}", remedy="lower --learning-rate"
+        )
+
+
+def parameter_count(network: torch.nn.Module) -> int:
+    """Number of a network's parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def save_checkpoint(weights: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` into a folder, whole or not at all; `facts` go into its header as JSON."""
+    from safetensors.torch import save
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(weights / CHECKPOINT, save(whole, metadata={"maskbridge": json.dumps(facts, sort_keys=True)}))
+
+
+def load_checkpoint(weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        WeightsError: When it is missing, damaged or of another origin.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = weights / CHECKPOINT
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["maskbridge"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise WeightsError("no such checkpoint", where=path, remedy="train again") from error
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WeightsError(
+            "cannot be read as a checkpoint", where=path, found=repr(error), remedy="train again"
+        ) from error
+
+
+def load_network(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Load parameters and buffers, all of them and no others.
+
+    Raises:
+        WeightsError: When names or shapes differ from the network's.
+    """
+    try:
+        network.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise WeightsError(
+            "the weights do not fit the network", where=where, found=" ".join(lines[1:3])[:300]
+        ) from error
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,171 @@
+"""From images to the trunk's features, computed once and kept on disk; and the frames of a padded input.
+
+Frames: *original* H x W; *input*, resized to a longest side of S and padded at the bottom and right to S x S;
+*low resolution*, the decoder's logits, L x L over the whole padded input.
+
+    embeddings = Embeddings(model, device)
+    embeddings.features(dataset, image_id)          # C x h x w, float16, memory-mapped
+
+A cache entry is `embeddings/<hash of trunk and input size>/<sha256 of the image file>.npy`, so that all folds
+share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch.nn import functional as F
+from torchvision.transforms.functional import resize, to_pil_image
+
+from finetune._sam_model import Model
+from maskbridge.dataset import Dataset, read_image
+from maskbridge.errors import MaskbridgeError
+from maskbridge.files import write_array
+from maskbridge.progress import say
+from maskbridge.weights import CACHE_VARIABLE, cache_folder
+
+#: Part of the cache key; raised when features come out differently for the same weights.
+_FORMAT = "1"
+
+
+class Embeddings:
+    """The trunk's features of a dataset's images.
+
+    Args:
+        model: The model whose trunk to run.
+        device: Where it lies.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        """Hash the trunk; nothing is computed yet."""
+        self._model, self._device = model, device
+        self.folder = cache_folder() / "embeddings" / _trunk_hash(model)[:32]
+        self._shape: tuple[int, ...] | None = None
+
+    def features(self, dataset: Dataset, image_id: int) -> npt.NDArray[np.float16]:
+        """Features of one image, C x h x w, from the cache or into it. A damaged entry is computed again.
+
+        Raises:
+            DatasetError: When the image cannot be decoded.
+            MaskbridgeError: When the cache cannot be written.
+        """
+        path = self.folder / f"{dataset.image_by_id[image_id].sha256}.npy"
+        cached = self._read(path)
+        if cached is not None:
+            return cached
+        features = self.compute(dataset, image_id)
+        self._shape = features.shape
+        try:
+            write_array(path, features)
+        except OSError as error:
+            remedy = f"free some space, or set {CACHE_VARIABLE} to another folder"
+            raise MaskbridgeError("cannot be cached", where=path, found=error.strerror, remedy=remedy) from error
+        return features
+
+    def batch(self, dataset: Dataset, image_ids: Sequence[int]) -> torch.Tensor:
+        """Features of several images on the model's device, BxCxhxw, float32."""
+        features = np.stack([self.features(dataset, image_id) for image_id in image_ids])
+        return torch.from_numpy(features).to(self._device).float()
+
+    def compute(self, dataset: Dataset, image_id: int) -> npt.NDArray[np.float16]:
+        """Features of one image, C x h x w, without the cache."""
+        image = read_image(dataset.image_path(image_id))
+        with torch.inference_mode():
+            x = to_input(self._model, image).to(self._device)[None]
+            features = self._model.trunk(x)[0].cpu().half().numpy()
+        return cast("npt.NDArray[np.float16]", features)
+
+    def _read(self, path: Path) -> npt.NDArray[np.float16] | None:
+        try:
+            array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (ValueError, EOFError, OSError) as error:
+            say(f"{path}: damaged cache entry ({error}), computed again")
+            return None
+        fits = array.dtype == np.float16 and array.ndim == 3 and self._shape in (None, array.shape)
+        if not fits or not np.isfinite(array).all():
+            say(f"{path}: damaged cache entry ({array.dtype} {array.shape}), computed again")
+            return None
+        return array
+
+
+def input_size(size_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """Height and width of an image in the input frame, without padding; at least one pixel each."""
+    height, width = ResizeLongestSide.get_preprocess_shape(*size_hw, image_size)
+    return max(height, 1), max(width, 1)
+
+
+def to_input(model: Model, image: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Resize, normalise and pad an image as SAM does.
+
+    Args:
+        model: Gives the input size and the normalisation.
+        image: H x W x 3, uint8, RGB, original frame.
+
+    Returns:
+        3 x S x S, float32, on the CPU, input frame.
+    """
+    size = input_size((image.shape[0], image.shape[1]), model.image_size)
+    resized = np.array(resize(to_pil_image(image), list(size)))
+    x = torch.from_numpy(resized).permute(2, 0, 1).to(model.sam.device)
+    return cast(torch.Tensor, model.sam.preprocess(x).cpu())
+
+
+def low_resolution_target(
+    mask: npt.NDArray[np.uint8], image_size: int, low_size: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What the low-resolution logits shall say of a mask.
+
+    Args:
+        mask: H x W, 0 or 1, original frame.
+        image_size: Side of the input, S.
+        low_size: Side of the logits, L.
+
+    Returns:
+        Share of each cell that is defective, and share that is image, not padding; both L x L, [0, 1].
+    """
+    height, width = input_size((mask.shape[0], mask.shape[1]), image_size)
+    defect = np.zeros((image_size, image_size), dtype=np.float32)
+    inside = np.zeros((image_size, image_size), dtype=np.float32)
+    defect[:height, :width] = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    inside[:height, :width] = 1
+    cell = image_size // low_size
+    shape = (low_size, cell, low_size, cell)
+    return defect.reshape(shape).mean(axis=(1, 3)), inside.reshape(shape).mean(axis=(1, 3))
+
+
+def crop_padding(values: torch.Tensor, size_hw: tuple[int, int], image_size: int) -> torch.Tensor:
+    """Cut the padding off a low-resolution map, at fractions of a cell.
+
+    Args:
+        values: L x L over the padded input.
+        size_hw: Height and width of the image, original frame.
+        image_size: Side of the input, S.
+
+    Returns:
+        h x w over the image alone, at the resolution of `values`.
+    """
+    height, width = input_size(size_hw, image_size)
+    low = values.shape[0]
+    out_hw = [max(round(side * low / image_size), 1) for side in (height, width)]
+    y, x = height / image_size, width / image_size
+    theta = torch.tensor([[[x, 0, x - 1], [0, y, y - 1]]], dtype=values.dtype, device=values.device)
+    grid = F.affine_grid(theta, [1, 1, *out_hw], align_corners=False)
+    return F.grid_sample(values[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+
+
+def _trunk_hash(model: Model) -> str:
+    digest = hashlib.sha256(f"{_FORMAT} {model.arch} {model.image_size}".encode())
+    for name, tensor in sorted(model.trunk_state().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""SAM with an exchangeable image encoder: a frozen trunk, whose output is cached, and maybe a trained neck.
+
+    model = build("backbone", backbone="mobilenet_v2", image_size=512)
+    logits, quality = model.decode(model.neck(model.trunk(x)))        # promptless
+
+Every model is a `segment_anything` `Sam`, so that its own predictor, preprocessing and checkpoints work.
+
+| arch               | frozen trunk                              | neck that is trained |
+| ------------------ | ----------------------------------------- | -------------------- |
+| vit_b, vit_l, vit_h | the whole image encoder                  | none                 |
+| tiny               | a small ViT up to its last block          | SAM's own            |
+| backbone           | a torchvision network at strides 8 and 16 | SAM's own form       |
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+from torchvision import models
+
+from maskbridge.errors import OptionError
+
+VIT_ARCHS = ("vit_b", "vit_l", "vit_h")
+#: Channels of an image embedding, in every SAM.
+EMBEDDING_CHANNELS = 256
+#: Input side of the official models, pixels.
+OFFICIAL_IMAGE_SIZE = 1024
+
+_TINY_PATCH, _PATCH = 8, 16
+#: What follows the feature layers of a torchvision classifier.
+_HEADS = ("avgpool", "fc", "classifier", "head", "heads")
+_PIXEL_MEAN, _PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+class BackboneEncoder(nn.Module):
+    """SAM's image encoder on a torchvision network.
+
+    Stride 8 is folded into stride 16 (each 2x2 block becomes channels), so that no detail is lost, and joined
+    with stride 16; a neck of SAM's form brings both to 256 channels.
+
+    Args:
+        backbone: Name of a torchvision classifier whose layers form one sequence.
+        img_size: Side of the square input, pixels.
+    """
+
+    def __init__(self, backbone: str, img_size: int) -> None:
+        """Build it with random weights."""
+        super().__init__()
+        self.img_size = img_size
+        stages = _stages(backbone)
+        self._fine, coarse, channels = _strides(stages, backbone)
+        self.stages = stages[: coarse + 1]
+        self.neck = _neck(channels)
+
+    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """Features at stride 16 of normalised images: Bx3xSxS, float -> BxCx(S/16)x(S/16)."""
+        fine = x
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index == self._fine:
+                fine = x
+        return torch.cat([nn.functional.pixel_unshuffle(fine, 2), x], dim=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Image embeddings of normalised images: Bx3xSxS, float -> Bx256x(S/16)x(S/16)."""
+        return cast(torch.Tensor, self.neck(self.trunk(x)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A `Sam`, taken apart into what is frozen and what is trained."""
+
+    arch: str
+    sam: Sam
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, pixels."""
+        return int(self.sam.image_encoder.img_size)
+
+    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """The frozen part: normalised, padded images Bx3xSxS, float -> BxCxhxw."""
+        encoder = self.sam.image_encoder
+        if self.arch in VIT_ARCHS:
+            return cast(torch.Tensor, encoder(x))
+        if isinstance(encoder, BackboneEncoder):
+            return encoder.trunk(x)
+        x = encoder.patch_embed(x) + encoder.pos_embed
+        for block in encoder.blocks:
+            x = block(x)
+        return x.permute(0, 3, 1, 2)
+
+    def trunk_state(self) -> Mapping[str, torch.Tensor]:
+        """Tensors that the trunk's output depends on."""
+        state: Mapping[str, torch.Tensor] = self.sam.image_encoder.state_dict()
+        if self.arch in VIT_ARCHS:
+            return state
+        return {name: tensor for name, tensor in state.items() if not name.startswith("neck.")}
+
+    def neck(self, features: torch.Tensor) -> torch.Tensor:
+        """Image embeddings from the trunk's output: BxCxhxw -> Bx256xhxw."""
+        if self.arch in VIT_ARCHS:
+            return features
+        return cast(torch.Tensor, self.sam.image_encoder.neck(features))
+
+    def decode(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One mask per image without any prompt.
+
+        The decoder repeats an embedding for each prompt; with the single empty prompt it broadcasts over a
+        batch of embeddings instead, which gives the same as one call per image.
+
+        Args:
+            embeddings: Bx256xhxw.
+
+        Returns:
+            Low-resolution logits, Bx4hx4w, and predicted IoU, B.
+        """
+        sparse, dense = self.sam.prompt_encoder(points=None, boxes=None, masks=None)
+        masks, quality = self.sam.mask_decoder(
+            image_embeddings=embeddings,
+            image_pe=self.sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        return masks[:, 0], quality[:, 0]
+
+    def freeze(self) -> list[nn.Parameter]:
+        """Freeze all but the mask decoder and the neck, and return what is left to train."""
+        self.sam.requires_grad_(False)
+        self.sam.mask_decoder.requires_grad_(True)
+        if self.arch not in VIT_ARCHS:
+            self.sam.image_encoder.neck.requires_grad_(True)
+        return [parameter for parameter in self.sam.parameters() if parameter.requires_grad]
+
+
+def build(arch: str, *, backbone: str, image_size: int) -> Model:
+    """Build a model with random weights.
+
+    Args:
+        arch: `vit_b`, `vit_l`, `vit_h`, `tiny` or `backbone`.
+        backbone: Name of the torchvision network, for `backbone`.
+        image_size: Side of the square input in pixels; the official models have their own, 1024.
+
+    Raises:
+        OptionError: When the size does not fit the encoder's grid, or the backbone is not known.
+    """
+    if arch in VIT_ARCHS:
+        return Model(arch, sam_model_registry[arch]())
+    patch = _TINY_PATCH if arch == "tiny" else _PATCH
+    if image_size < 4 * patch or image_size % (2 * _PATCH):
+        raise OptionError("--image-size does not fit", found=image_size, expected="a multiple of 32, at least 64")
+    encoder = _tiny_encoder(image_size) if arch == "tiny" else BackboneEncoder(backbone, image_size)
+    grid = image_size // patch
+    sam = Sam(
+        image_encoder=encoder,
+        prompt_encoder=PromptEncoder(
+            embed_dim=EMBEDDING_CHANNELS,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=EMBEDDING_CHANNELS, mlp_dim=2048, num_heads=8),
+            transformer_dim=EMBEDDING_CHANNELS,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+        pixel_mean=_PIXEL_MEAN,
+        pixel_std=_PIXEL_STD,
+    )
+    return Model(arch, sam.eval())
+
+
+def _tiny_encoder(image_size: int) -> ImageEncoderViT:
+    return ImageEncoderViT(
+        depth=2,
+        embed_dim=_TINY_PATCH * _TINY_PATCH * 3,
+        img_size=image_size,
+        mlp_ratio=2,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        num_heads=4,
+        patch_size=_TINY_PATCH,
+        qkv_bias=True,
+        use_rel_pos=True,
+        window_size=8,
+        out_chans=EMBEDDING_CHANNELS,
+    )
+
+
+def _neck(channels: int) -> nn.Sequential:
+    """A neck of SAM's form, taken from an encoder that has nothing else."""
+    form = ImageEncoderViT(depth=0, embed_dim=channels, img_size=_PATCH, out_chans=EMBEDDING_CHANNELS)
+    return cast(nn.Sequential, form.neck)
+
+
+def _stages(backbone: str) -> nn.Sequential:
+    try:
+        network = models.get_model(backbone, weights=None)
+    except ValueError as error:
+        known = "a torchvision classifier such as mobilenet_v2 or resnet18"
+        raise OptionError("--backbone is not known", found=backbone, expected=known) from error
+    if isinstance(getattr(network, "features", None), nn.Sequential):
+        return cast(nn.Sequential, network.features)
+    layers = {name: layer for name, layer in network.named_children() if name not in _HEADS}
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _strides(stages: nn.Sequential, backbone: str) -> tuple[int, int, int]:
+    """Index of the last stage at stride 8, of the last at stride 16, channels of the trunk's output."""
+    x = torch.zeros(1, 3, 64, 64)
+    last: dict[int, tuple[int, int]] = {}
+    stages.eval()
+    with torch.no_grad():
+        for index, stage in enumerate(stages):
+            x = stage(x)
+            if x.shape[2] < 64 // _PATCH:
+                break
+            last[64 // x.shape[2]] = (index, x.shape[1])
+    if not {8, 16} <= set(last):
+        raise OptionError("--backbone has no strides 8 and 16", found=f"{backbone}: {sorted(last)}")
+    return last[8][0], last[16][0], 4 * last[8][1] + last[16][1]

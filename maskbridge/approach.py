@@ -1,0 +1,142 @@
+"""What an approach is: one module in `finetune/` or `baselines/` with four names.
+
+    SUPERVISED = False                                  # whether it may learn from labelled defects
+    PREDICT_OPTIONS = ("top_k",)                        # optional: fields of Config that `predict` may set again
+    PRESETS = {"wide": {"channels": 64}}                # optional: named settings of Config
+    class Config: ...                                   # frozen, keyword-only dataclass; field docstrings are the help
+    def train(data, config, weights, context): ...      # -> Trained; writes its checkpoint into the folder `weights`
+    def predict(data, config, weights, context): ...    # -> iterator of Prediction, one for each image, in order
+
+Nothing else is needed: the command line, its help, run folders, thresholds, cross-validation and evaluation find
+the module by its name (`deep_svdd.py` is `deep-svdd`). An approach never touches the files of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from maskbridge.dataset import Dataset
+from maskbridge.geometry import RLE
+from maskbridge.progress import track
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One detected defect.
+
+    Attributes:
+        box_ltwh: Left, top, width, height in pixels of the original image.
+        score: Confidence, higher is surer.
+        category_id: Defect type by the dataset's category id; None for a defect of unknown type.
+        segmentation: Mask at the original size, if the approach gives one.
+    """
+
+    box_ltwh: tuple[float, float, float, float]
+    score: float
+    category_id: int | None = None
+    segmentation: RLE | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What an approach says of one image. What is None was not produced; an empty list: looked, found nothing.
+
+    Attributes:
+        image_id: Id of the image in the dataset.
+        score: Anomaly score of the image, higher is more defective.
+        map: Anomaly map, h x w, float32, at the model's own resolution, covering the whole image.
+        detections: Detected defects.
+    """
+
+    image_id: int
+    score: float | None = None
+    map: npt.NDArray[np.float32] | None = None
+    detections: Sequence[Detection] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainData:
+    """What an approach may learn from. For an unsupervised approach `train` holds good images only.
+
+    Attributes:
+        dataset: The dataset.
+        train: Image ids to learn from, ascending.
+        val: Image ids to stop early on; empty for the official split.
+        fold: Fold number, or `official`.
+    """
+
+    dataset: Dataset
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    fold: int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictData:
+    """Images to predict, in this order."""
+
+    dataset: Dataset
+    image_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Where and how to work.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU where there is one.
+        seed: Seed of everything random.
+        work: Scratch folder of the run; survives a kill, so that `resume` can use it; emptied when training is done.
+        resume: Continue from what lies in `work`, if anything does.
+    """
+
+    device: str
+    seed: int
+    work: Path
+    resume: bool = False
+
+    def track(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+        """Iterate with a progress bar on standard error (silent when that is not a terminal)."""
+        return track(items, what, total=total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training says of itself; stored in run.json.
+
+    Attributes:
+        parameters: Number of the model's parameters used at prediction.
+        weights_from: Where start weights came from: a file name, or `none` for random initialisation.
+        trained_on: Number of `good` and `defective` images used, where it is not all that were given.
+        facts: Anything else worth keeping, JSON values only.
+    """
+
+    parameters: int
+    weights_from: str
+    trained_on: Mapping[str, int] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Approach(Protocol):
+    """A module that trains and predicts."""
+
+    __name__: str
+    __doc__: str | None
+    SUPERVISED: bool
+    Config: type[Any]
+
+    def train(self, data: TrainData, config: Any, weights: Path, context: Context) -> Trained:
+        """Learn, and write a checkpoint into `weights`."""
+        ...
+
+    def predict(self, data: PredictData, config: Any, weights: Path, context: Context) -> Iterator[Prediction]:
+        """Predict images with the checkpoint in `weights`."""
+        ...

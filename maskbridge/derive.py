@@ -1,0 +1,287 @@
+"""What follows from a run's predictions where the approach did not give it itself.
+
+    view = PredictionView(run, dataset, "test")
+    found = view.scores()                 # found.value, found.derived, found.why
+    maps = view.maps().value              # a function of the image id, or None
+
+Image score: the largest confidence (0 without detections), else the largest value of the map. Map: the
+largest confidence painted over each mask, else box. Detections: the 8-connected components of the map above
+the pixel threshold. What is there is never replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskbridge import geometry
+from maskbridge.dataset import Dataset, Image
+from maskbridge.errors import RunError
+from maskbridge.pixel_counts import resized
+from maskbridge.predictions import Result, Run
+
+#: Detections derived from one map at most, the highest first: what the COCO evaluation looks at.
+MOST_DETECTIONS = 100
+
+Value = TypeVar("Value")
+Maps = Callable[[int], npt.NDArray[np.float32]]
+Thresholds = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Found(Generic[Value]):
+    """One kind of prediction of a part.
+
+    Attributes:
+        value: The predictions; None where there are none and none follow.
+        derived: Whether they follow from others.
+        why: Why there are none.
+    """
+
+    value: Value | None
+    derived: bool = False
+    why: str = ""
+
+
+class PredictionView:
+    """The predictions of one part of a run, those that are there and those that follow.
+
+    Args:
+        run: The run.
+        dataset: Its dataset.
+        part: `val`, `test` or `crossval`.
+        image_ids: Images of the part; by default those of the run's fold (`part_image_ids`).
+        thresholds: By fold and kind, as in run.json, which is the default.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        part: str,
+        *,
+        image_ids: Sequence[int] | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        """Remember where to look; nothing is read yet."""
+        self.run = run
+        self.dataset = dataset
+        self.part = part
+        self.image_ids = tuple(part_image_ids(run, dataset, part) if image_ids is None else image_ids)
+        self._thresholds: Thresholds = (run.info.get("thresholds") or {}) if thresholds is None else thresholds
+        self._found_detections: Found[list[Result]] | None = None
+        self._fold_of = dataset.fold_of_image() if part == "crossval" else {}
+
+    def fold(self, image_id: int) -> str:
+        """Fold that judges an image, as a key of the thresholds."""
+        return str(self._fold_of[image_id] if self.part == "crossval" else self.run.info["fold"])
+
+    def threshold(self, kind: str) -> Found[dict[int, float]]:
+        """Threshold of each image by its own fold; `kind` is `image`, `pixel` or `detection`."""
+        values: dict[int, float] = {}
+        for image_id in self.image_ids:
+            entry = self._thresholds.get(self.fold(image_id), {}).get(kind, {})
+            if entry.get("value") is None:
+                why = entry.get("why", "the run has none")
+                return Found(None, why=f"no {kind} threshold for fold {self.fold(image_id)}: {why}")
+            values[image_id] = float(entry["value"])
+        return Found(values)
+
+    def scores(self) -> Found[dict[int, float]]:
+        """Score of each image.
+
+        Raises:
+            RunError: When images of the part have no score, or others have one.
+        """
+        scores = self.run.scores(self.part)
+        if scores is not None:
+            self._refuse_other_images(set(scores), "scores")
+            return Found(scores)
+        results = self._detections()
+        if results is not None:
+            scores = dict.fromkeys(self.image_ids, 0.0)
+            for result in results:
+                scores[result["image_id"]] = max(scores[result["image_id"]], float(result["score"]))
+            return Found(scores, derived=True)
+        maps = self.maps()
+        if maps.value is not None:
+            return Found({i: float(maps.value(i).max()) for i in self.image_ids}, derived=True)
+        return Found(None, why="the run has neither scores nor maps nor detections")
+
+    def maps(self) -> Found[Maps]:
+        """Anomaly map by image id: h x w, float32, at the model's own resolution (derived: the image's).
+
+        Raises:
+            RunError: When images of the part have no map, or others have one.
+        """
+        if self.run.has_maps(self.part):
+            folder = self.run.path / "predictions" / self.part / "maps"
+            names = sorted(path.stem for path in folder.glob("*.npy"))
+            strange = [name for name in names if not name.isdecimal()]
+            if strange:
+                raise RunError("a map is not named by an image id", where=folder, found=f"{strange[0]}.npy")
+            self._refuse_other_images({int(name) for name in names}, "maps")
+            return Found(self._given_map)
+        results = self._detections()
+        if results is None:
+            return Found(None, why="the run has neither maps nor detections")
+        by_image: dict[int, list[Result]] = {image_id: [] for image_id in self.image_ids}
+        for result in results:
+            by_image[result["image_id"]].append(result)
+
+        def painted(image_id: int) -> npt.NDArray[np.float32]:
+            return map_from_detections(by_image[image_id], self.dataset.image_by_id[image_id].size_hw)
+
+        return Found(painted, derived=True)
+
+    def detections(self) -> Found[list[Result]]:
+        """COCO results of all images.
+
+        Raises:
+            RunError: When a detection belongs to no image of the part, or its mask is not one of that image.
+        """
+        if self._found_detections is None:
+            self._found_detections = self._find_detections()
+        return self._found_detections
+
+    def _find_detections(self) -> Found[list[Result]]:
+        results = self._detections()
+        if results is not None:
+            return Found(results)
+        if not self.run.has_maps(self.part):
+            return Found(None, why="the run has neither detections nor maps")
+        maps, threshold = self.maps(), self.threshold("pixel")
+        if maps.value is None or threshold.value is None:
+            return Found(None, why=threshold.why)
+        derived: list[Result] = []
+        for image_id in self.image_ids:
+            size_hw = self.dataset.image_by_id[image_id].size_hw
+            full = resized(maps.value(image_id), size_hw, where=f"image {image_id}")
+            derived += detections_from_map(full, threshold.value[image_id], image_id)
+        return Found(derived, derived=True)
+
+    def _given_map(self, image_id: int) -> npt.NDArray[np.float32]:
+        anomaly_map = self.run.map(self.part, image_id)
+        assert anomaly_map is not None, "asked for only where there are maps"
+        return anomaly_map
+
+    def _detections(self) -> list[Result] | None:
+        results = self.run.detections(self.part)
+        where = self.run.path / "predictions" / self.part / "detections.json"
+        known = set(self.image_ids)
+        for index, result in enumerate(results or ()):
+            image_id = result["image_id"]
+            if image_id not in known:
+                raise RunError(
+                    "a detection belongs to no image of the part",
+                    where=where,
+                    found=f"image_id {image_id} in entry {index}",
+                )
+            if "segmentation" in result:
+                _check_mask(result["segmentation"], self.dataset.image_by_id[image_id], f"{where}, entry {index}")
+        return results
+
+    def _refuse_other_images(self, found: set[int], what: str) -> None:
+        missing, extra = sorted(set(self.image_ids) - found), sorted(found - set(self.image_ids))
+        if missing or extra:
+            raise RunError(
+                f"the {what} of part {self.part} are of other images",
+                where=self.run.path,
+                found=f"{len(missing)} missing {missing[:5]}, {len(extra)} unknown {extra[:5]}",
+                expected=f"one for each of {len(self.image_ids)} images",
+                remedy="run `maskbridge predict` again",
+            )
+
+
+def part_image_ids(run: Run, dataset: Dataset, part: str) -> tuple[int, ...]:
+    """Image ids of a part, ascending: those of the run's fold; for `crossval` all folds' test parts together.
+
+    Raises:
+        RunError: When a run over all folds is asked for another part than `crossval`.
+    """
+    if part == "crossval":
+        return tuple(sorted(dataset.fold_of_image()))
+    fold = run.info["fold"]
+    if fold != "official" and not isinstance(fold, int):
+        raise RunError("a run over all folds has the part crossval alone", where=run.path, found=part)
+    return tuple(sorted(dataset.split(fold).part(part)))
+
+
+def map_from_detections(results: Sequence[Result], size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Paint each detection's confidence over its mask, else its box; where they overlap the largest stays.
+
+    Args:
+        results: COCO results of one image.
+        size_hw: Height and width of the image in pixels.
+
+    Returns:
+        H x W, float32; 0 where nothing was detected.
+    """
+    painted = np.zeros(size_hw, np.float32)
+    for result in sorted(results, key=lambda result: result["score"]):
+        score = np.float32(result["score"])
+        if "segmentation" in result:
+            inside = geometry.decode(result["segmentation"]) > 0
+            painted[inside] = np.maximum(painted[inside], score)
+        else:
+            left, top, width, height = result["bbox"]
+            rows = slice(max(0, round(top)), max(0, round(top + height)))
+            columns = slice(max(0, round(left)), max(0, round(left + width)))
+            painted[rows, columns] = np.maximum(painted[rows, columns], score)
+    return painted
+
+
+def detections_from_map(anomaly_map: npt.NDArray[np.float32], threshold: float, image_id: int) -> list[Result]:
+    """Make each 8-connected component of the pixels at or above the threshold a detection of unknown type.
+
+    Args:
+        anomaly_map: H x W, float32, at the size of the image.
+        threshold: Smallest value that belongs to a defect.
+        image_id: Id of the image.
+
+    Returns:
+        COCO results by descending score, at most `MOST_DETECTIONS`: score = largest value of the component,
+        half-open tight box, RLE.
+    """
+    above = (anomaly_map >= np.float32(threshold)).view(np.uint8)
+    left, top, width, height = cv2.boundingRect(above)
+    if width == 0:
+        return []
+    crop = np.ascontiguousarray(above[top : top + height, left : left + width])
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8, ltype=cv2.CV_32S)
+    inside = crop > 0
+    highest = np.full(count, -np.inf, np.float32)
+    np.maximum.at(highest, labels[inside].astype(np.intp), anomaly_map[top : top + height, left : left + width][inside])
+    results: list[Result] = []
+    for label in sorted(range(1, count), key=lambda label: -highest[label])[:MOST_DETECTIONS]:
+        x, y, w, h = (int(value) for value in stats[label, :4])
+        piece = labels[y : y + h, x : x + w] == label
+        size_hw = (anomaly_map.shape[0], anomaly_map.shape[1])
+        results.append(
+            {
+                "image_id": image_id,
+                "category_id": None,
+                "bbox": [float(left + x), float(top + y), float(w), float(h)],
+                "score": float(highest[label]),
+                "segmentation": geometry.encode_crop(piece, (left + x, top + y), size_hw),
+            }
+        )
+    return results
+
+
+def _check_mask(rle: Any, image: Image, where: str) -> None:
+    """Refuse what is no compressed RLE of the image's size."""
+    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str):
+        raise RunError("the mask is not a compressed RLE", where=where, found=str(rle)[:80])
+    if tuple(rle.get("size", ())) != image.size_hw:
+        raise RunError(
+            f"the mask has another size than image {image.id}",
+            where=where,
+            found=rle.get("size"),
+            expected=f"{list(image.size_hw)} [height, width]",
+        )

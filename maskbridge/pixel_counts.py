@@ -1,0 +1,225 @@
+"""How many good and defective pixels have which anomaly score, counted map by map in little memory.
+
+    counts = PixelCounts(maps)                          # a quick look at where the scores lie
+    counts.add(anomaly_map, mask, where="image 17")     # for every image; nothing of the map is kept
+    counts.good, counts.defective, counts.regions       # per bin, ascending score
+
+Scores are binned by the leading bits of their float32 pattern, turned so that integer order is number order
+(http://stereopsis.com/radix.html). Such bins are narrow in proportion to the score, so that heavy tails cost
+nothing. The first 16 bits give 65,536 cells; each cell is cut once more by as many of the remaining 16 bits
+as the scores crowded into it are worth, half a million bins in all. Scores that fill few cells, such as
+1000.001, 1000.002, ..., are thereby counted exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskbridge.errors import MaskbridgeError
+from maskbridge.geometry import Mask
+
+#: The most bins there are.
+MOST_BINS = 1 << 19
+
+_CELLS = 1 << 16
+
+#: Pixels looked at together, so that what is computed of them stays in the processor's cache.
+_BLOCK = 1 << 15
+
+#: A cell's layout is one integer: the number of its first bin, then how many of its 16 bits are dropped.
+_DROP_BITS = 5
+_DROP = (1 << _DROP_BITS) - 1
+
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_LARGEST = int(np.float32(np.finfo(np.float32).max).view(np.int32))
+
+#: Scores this much smaller than the largest get no more than one bin per cell, unless they crowd there.
+_NEGLIGIBLE = 2.0**-20
+
+
+Counts = npt.NDArray[np.float32]
+
+
+class PixelCounts:
+    """Histogram of pixel scores, filled image by image.
+
+    Args:
+        preview: The maps to be counted, at any size, to see where scores crowd; without it all cells are cut
+            alike, which leaves the bins .1 % wide.
+
+    Attributes:
+        good: Number of good pixels per bin, B, int64, ascending score.
+        defective: Number of defective pixels per bin, B, int64.
+        regions: Per bin the sum over regions of the share of the region's pixels in it, B, float64; a region
+            is an 8-connected component of an image's mask. Divided by `region_count` and summed from above,
+            it is the per-region overlap (PRO).
+        region_count: Number of regions.
+    """
+
+    def __init__(self, preview: Iterable[npt.NDArray[Any]] = ()) -> None:
+        """Lay out the bins."""
+        crowd = np.zeros(_CELLS, np.int64)
+        for anomaly_map in preview:
+            keys = _keys(np.asarray(anomaly_map, np.float32))
+            crowd += np.bincount((keys.ravel() >> 16) + _CELLS // 2, minlength=_CELLS)
+        bits = _bits_of_cells(crowd)
+        first = np.cumsum(1 << bits) - (1 << bits)
+        self._layout = ((first << _DROP_BITS) | (16 - bits)).astype(np.int32)
+        count = int((1 << bits).sum())
+        self.good: npt.NDArray[np.int64] = np.zeros(count, np.int64)
+        self.defective: npt.NDArray[np.int64] = np.zeros(count, np.int64)
+        self.regions: npt.NDArray[np.float64] = np.zeros(count)
+        self.region_count = 0
+
+    @property
+    def lower(self) -> npt.NDArray[np.float32]:
+        """Smallest score that falls into each bin, B, float32, ascending."""
+        return _values(self._edges()[:-1])
+
+    @property
+    def upper(self) -> npt.NDArray[np.float32]:
+        """Largest score that falls into each bin, B, float32, ascending."""
+        return _values(self._edges()[1:] - 1)
+
+    def add(
+        self, anomaly_map: npt.NDArray[Any], mask: Mask, *, where: str, merge: int = 1
+    ) -> tuple[Counts, Counts, Counts]:
+        """Count the pixels of one image.
+
+        Args:
+            anomaly_map: h x w, float; resized bilinearly to the mask's size.
+            mask: H x W, uint8, defect where > 0; all zero for a good image.
+            where: The image's name, for the error.
+            merge: How many neighbouring bins are one in the answer.
+
+        Returns:
+            What was added to `good`, `defective` and `regions`, ceil(B / merge) each, float32.
+
+        Raises:
+            MaskbridgeError: When the map has values that are not finite.
+        """
+        bins = self.bins(resized(anomaly_map, (mask.shape[0], mask.shape[1]), where=where))
+        every = np.bincount(bins, minlength=len(self.good))
+        self.good += every
+        shares, region_count = region_shares(mask)
+        inside = bins[np.flatnonzero(mask)] if region_count else bins[:0]
+        np.subtract.at(self.good, inside, 1)
+        np.add.at(self.defective, inside, 1)
+        np.add.at(self.regions, inside, shares)
+        self.region_count += region_count
+        good = np.add.reduceat(every, np.arange(0, len(every), merge))
+        defective = np.bincount(inside // merge, minlength=len(good))
+        regions = np.bincount(inside // merge, weights=shares, minlength=len(good))
+        return (good - defective).astype(np.float32), defective.astype(np.float32), regions.astype(np.float32)
+
+    def bins(self, full_map: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        """Bin of every pixel.
+
+        Args:
+            full_map: H x W, float32, as `resized` gave it.
+
+        Returns:
+            H * W, int32, row by row.
+        """
+        scores = full_map.ravel()
+        bins = np.empty(len(scores), np.int32)
+        for start in range(0, len(scores), _BLOCK):
+            keys = _keys(scores[start : start + _BLOCK])
+            cells = (keys >> 16).astype(np.intp)
+            cells += _CELLS // 2
+            layout = self._layout.take(cells, mode="clip")
+            keys &= _CELLS - 1
+            keys >>= layout & _DROP
+            layout >>= _DROP_BITS
+            np.add(keys, layout, out=bins[start : start + _BLOCK])
+        return bins
+
+    def percentile(self, percent: float) -> float:
+        """Smallest score that at least `percent` per cent of all pixels do not exceed (its bin's end)."""
+        below = np.cumsum(self.good + self.defective)
+        return float(self.upper[np.searchsorted(below, percent / 100 * below[-1])])
+
+    def _edges(self) -> npt.NDArray[np.int64]:
+        """Smallest key of each bin and, last, one more than the largest key, B + 1."""
+        first, drop = (self._layout >> _DROP_BITS).astype(np.int64), self._layout & _DROP
+        cells = np.repeat(np.arange(_CELLS, dtype=np.int64), 1 << (16 - drop))
+        within = np.arange(len(cells)) - first[cells]
+        keys = ((cells - _CELLS // 2) << 16) + (within << drop[cells])
+        return np.append(keys, _CELLS // 2 << 16)
+
+
+def resized(anomaly_map: npt.NDArray[Any], size_hw: tuple[int, int], *, where: str) -> npt.NDArray[np.float32]:
+    """An anomaly map at the size of its image, bilinear.
+
+    Args:
+        anomaly_map: h x w, float.
+        size_hw: Height and width of the image in pixels.
+        where: The image's name, for the error.
+
+    Returns:
+        H x W, float32.
+
+    Raises:
+        MaskbridgeError: When the map has values that are not finite.
+    """
+    if not np.isfinite(anomaly_map).all():
+        raise MaskbridgeError("the anomaly map has values that are not finite", where=where, found="NaN or infinity")
+    array = np.ascontiguousarray(anomaly_map, dtype=np.float32)
+    if array.min() == array.max():  # interpolation would add rounding noise and break the ties
+        return np.full(size_hw, array.flat[0], np.float32)
+    if array.shape != size_hw:
+        array = np.asarray(cv2.resize(array, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR), np.float32)
+    return array
+
+
+def region_shares(mask: Mask) -> tuple[npt.NDArray[np.float64], int]:
+    """One over the area of its region for every defective pixel, and the number of 8-connected regions.
+
+    Returns:
+        N, float64, row by row over the N defective pixels; and the number of regions.
+    """
+    left, top, width, height = cv2.boundingRect(mask)
+    if width == 0:
+        return np.zeros(0), 0
+    crop = np.ascontiguousarray(mask[top : top + height, left : left + width])
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8, ltype=cv2.CV_32S)
+    return 1.0 / stats[labels[crop > 0], cv2.CC_STAT_AREA], int(count) - 1
+
+
+def _bits_of_cells(crowd: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many more bits to look at in each cell, which holds `crowd` scores; gives at most `MOST_BINS` bins.
+
+    Half of the bins go to where the scores are, half evenly to all cells between the smallest and the largest
+    score, where resizing may put some.
+    """
+    filled = np.flatnonzero(crowd)
+    spare = MOST_BINS - _CELLS
+    if not len(filled):
+        return np.full(_CELLS, int(np.log2(MOST_BINS // _CELLS)), np.int64)
+    cells = np.arange(_CELLS, dtype=np.int64)
+    sizes = np.abs(_values((cells - _CELLS // 2) << 16))
+    between = (cells >= filled[0]) & (cells <= filled[-1])
+    between &= (sizes >= sizes[filled].max() * _NEGLIGIBLE) | (crowd > 0)
+    worth = crowd / crowd.sum() + between / between.sum()
+    bits: npt.NDArray[np.float64] = np.clip(np.log2(np.maximum(1.0, worth / 2 * spare)), 0, 16)
+    return bits.astype(np.int64)
+
+
+def _keys(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """Integers in the order of the numbers, of the same shape; both zeros are one."""
+    bits = (values + np.float32(0)).view(np.int32)
+    turn = bits >> 31
+    turn &= _MAGNITUDE
+    bits ^= turn
+    return bits
+
+
+def _values(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The numbers that belong to keys; keys beyond the largest finite number are taken as that."""
+    bits = np.clip(keys, -_LARGEST - 1, _LARGEST).astype(np.int32)
+    return (bits ^ ((bits >> 31) & _MAGNITUDE)).view(np.float32)

@@ -1,0 +1,87 @@
+"""Whose a run folder is: a folder that maskbridge did not make is never touched.
+
+    finished = claim(path, info, resume=False, overwrite=False)
+
+A run in the making has `work/started.json`, what it was started with; a finished one has `run.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from maskbridge.errors import RunError
+from maskbridge.files import read_json, write_json
+from maskbridge.predictions import Run
+
+#: What decides whether two trainings are the same one.
+_DECIDING = ("approach", "options", "dataset", "fold", "seed")
+
+
+def claim(path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Run | None:
+    """Make the run folder ours.
+
+    Args:
+        path: The run folder.
+        info: What run.json will say of approach, options, dataset, fold and seed.
+        resume: Go on with what an interrupted run left.
+        overwrite: Replace a run, finished or not.
+
+    Returns:
+        The run, if it is finished and `resume` was given.
+
+    Raises:
+        RunError: When the folder is taken, or the run in it was started with something else.
+    """
+    started = path / "work" / "started.json"
+    finished = (path / "run.json").is_file()
+    if path.exists() and not path.is_dir():
+        raise RunError("is in the way", where=path, found="a file", expected="a new folder")
+    if path.is_dir() and any(path.iterdir()) and not finished and not started.is_file():
+        raise RunError("is not empty and no run", where=path, remedy="name another folder")
+    if overwrite:
+        if path.is_dir():
+            shutil.rmtree(path)
+    elif finished:
+        if not resume:
+            raise RunError("is a finished run", where=path, remedy="name another, or add --overwrite")
+        run = Run.open(path)
+        _refuse_other(path, run.info, info)
+        return run
+    elif started.is_file():
+        if not resume:
+            raise RunError("is an unfinished run", where=path, remedy="--resume goes on, --overwrite starts anew")
+        _refuse_other(path, read_json(started), info)
+    write_json(started, {key: info[key] for key in _DECIDING})
+    return None
+
+
+@contextlib.contextmanager
+def forgotten_if_fruitless(path: Path) -> Iterator[None]:
+    """Remove a run folder when the block raises before anything but the claim was written into it."""
+    try:
+        yield
+    except BaseException:
+        if [file for file in path.rglob("*") if file.is_file()] == [path / "work" / "started.json"]:
+            shutil.rmtree(path)
+        raise
+
+
+def _refuse_other(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key in _DECIDING:
+        found, expected = stored.get(key), wanted[key]
+        if found != expected and not (key == "dataset" and _same_content(found, expected)):
+            raise RunError(
+                f"was started with other {key}",
+                where=path,
+                found=found,
+                expected=expected,
+                remedy="add --overwrite",
+            )
+
+
+def _same_content(stored: Any, wanted: Mapping[str, Any]) -> bool:
+    return all(stored.get(key) == wanted[key] for key in ("annotations_sha256", "splits_sha256"))

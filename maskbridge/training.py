@@ -1,0 +1,323 @@
+"""Training, predicting and cross-validation of any approach, and everything a run keeps about it.
+
+    run = train_run("knn", Dataset.open("datasets/bottle"), Path("runs/bottle-knn-0"), Config(), Settings(fold=0))
+    predict_run(run, run.dataset(), "test")
+
+Unsupervised approaches are given good images only. On folds thresholds are fitted on `val`. On the official split a
+tenth of the good training images is held back to calibrate, then the model is refitted on all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskbridge import __version__, plugins
+from maskbridge.approach import Approach, Context, PredictData, Prediction, TrainData, Trained
+from maskbridge.dataset import Dataset, FoldName
+from maskbridge.errors import OptionError, RunError
+from maskbridge.options import from_stored
+from maskbridge.predictions import Run, refuse_not_finite, write_predictions
+from maskbridge.progress import say
+from maskbridge.run_folders import claim, forgotten_if_fruitless
+from maskbridge.thresholds import fold_thresholds, held_back_thresholds
+
+HELD_BACK_SHARE = 0.1
+_PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "pycocotools",
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "segment-anything",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options that every approach has."""
+
+    fold: FoldName = 0
+    """fold to train on: 0 to k-1, or official"""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N"""
+    seed: int = 0
+    """seed of everything random"""
+    resume: bool = False
+    """go on with what an interrupted run left; a finished run is left as it is"""
+    overwrite: bool = False
+    """replace a run that is there"""
+
+
+class PhaseMeter:
+    """Seconds and peak memory of a phase.
+
+    Peak memory is that of the process in MiB (the kernel's counter is reset where it can be, else it covers
+    everything before as well).
+    """
+
+    def __enter__(self) -> PhaseMeter:
+        """Start."""
+        with contextlib.suppress(OSError):  # not Linux, or not allowed: the counter covers the whole process
+            Path("/proc/self/clear_refs").write_text("5")
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.seconds = round(time.perf_counter() - self._start, 3)
+        self.peak_mb = round(_peak_bytes() / 2**20, 1)
+
+
+def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Settings) -> Run:
+    """Train an approach on one fold and write the run folder.
+
+    Args:
+        name: Name of the approach.
+        dataset: The dataset.
+        path: The run folder to make.
+        config: The approach's `Config`.
+        settings: See `Settings`.
+
+    Returns:
+        The finished run; on folds it has predictions of `val`.
+
+    Raises:
+        MaskbridgeError: When the run folder is taken, the fold does not suit, or the approach refuses.
+    """
+    path = Path(os.path.abspath(path))
+    approach: Approach = plugins.load("approach", name)
+    split = dataset.split(settings.fold)
+    if approach.SUPERVISED and settings.fold == "official":
+        raise OptionError(
+            f"{name} learns from labelled defects, and the official training part has none",
+            where=dataset.path,
+            remedy="use --fold 0 or crossval",
+        )
+    info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
+    finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite)
+    if finished is not None:
+        say(f"{path}: already trained")
+        return finished
+    train = split.train
+    if not approach.SUPERVISED:
+        train = tuple(i for i in train if dataset.image_by_id[i].is_good)
+    data = TrainData(dataset=dataset, train=train, val=split.val, fold=settings.fold)
+    context = Context(device=settings.device, seed=settings.seed, work=path / "work", resume=settings.resume)
+    run = Run(path, info)
+    with forgotten_if_fruitless(path), PhaseMeter() as training:
+        thresholds = None
+        if settings.fold == "official":
+            thresholds = _held_back_thresholds(approach, data, config, context)
+        trained = _train(approach, data, config, path / "weights", context)
+    with PhaseMeter() as validating:
+        if thresholds is None:
+            write_predictions(path, "val", _predict(approach, run, dataset, split.val, config, context))
+            thresholds = fold_thresholds(run, dataset)
+    run = run.save(
+        device=settings.device,
+        seconds={"train": training.seconds, "val": validating.seconds},
+        peak_memory_mb={"train": training.peak_mb, "val": validating.peak_mb},
+        parameters=trained.parameters,
+        weights_from=trained.weights_from,
+        trained_on=dict(trained.trained_on or _trained_on(dataset, train)),
+        thresholds={str(settings.fold): thresholds},
+        facts=dict(trained.facts),
+        versions=package_versions(),
+    )
+    shutil.rmtree(path / "work", ignore_errors=True)
+    say(f"{path}: trained in {training.seconds:.0f} s, weights from {trained.weights_from}")
+    return run
+
+
+def predict_run(
+    run: Run, dataset: Dataset, part: str, *, device: str = "auto", changes: dict[str, Any] | None = None
+) -> Run:
+    """Predict the images of a part with a trained run.
+
+    Args:
+        run: A run of one fold.
+        dataset: Its dataset.
+        part: `val` or `test`.
+        device: As in `Settings`.
+        changes: Options of the approach to set anew. Thresholds are then fitted again on `val`, and predictions
+            made with other options are removed.
+
+    Raises:
+        RunError: When the run is a merged cross-validation, or has no such part.
+        OptionError: When options are changed on the official split, whose held-back model is gone.
+    """
+    fold = run.info["fold"]
+    if fold == "all":
+        raise RunError("is a merged cross-validation", where=run.path, remedy=f"predict one fold: {run.path}/fold0")
+    approach: Approach = plugins.load("approach", run.info["approach"])
+    options = {**run.info["options"], **(changes or {})}
+    config = from_stored(approach.Config, options, run.path / "run.json")
+    context = Context(device=device, seed=run.info["seed"], work=run.path / "work")
+    split = dataset.split(fold)
+    image_ids = split.part(part)
+    if not image_ids:
+        raise RunError(f"fold {fold} has no part {part}", where=run.path)
+    if options != run.info["options"]:
+        if fold == "official":
+            raise OptionError(
+                "thresholds of the official split were set with other options",
+                where=run.path,
+                remedy="train again",
+            )
+        shutil.rmtree(run.path / "predictions", ignore_errors=True)  # none of them is of these options
+        write_predictions(run.path, "val", _predict(approach, run, dataset, split.val, config, context))
+        run = run.save(options=options, thresholds={str(fold): fold_thresholds(run, dataset)})
+    clock = _Clock()
+    with PhaseMeter() as predicting:
+        write_predictions(run.path, part, clock.measure(_predict(approach, run, dataset, image_ids, config, context)))
+    shutil.rmtree(context.work, ignore_errors=True)
+    say(f"{run.path}: {len(image_ids)} images of {part} predicted")
+    return run.save(
+        seconds={**run.info["seconds"], part: predicting.seconds},
+        peak_memory_mb={**run.info["peak_memory_mb"], part: predicting.peak_mb},
+        predict_ms_per_image=clock.ms_per_image,
+    )
+
+
+def run_info(name: str, dataset: Dataset, config: Any, *, fold: FoldName | str, seed: int) -> dict[str, Any]:
+    """What run.json says of a run before it is trained."""
+    return {
+        "approach": name,
+        "options": asdict(config),
+        "dataset": {
+            "path": str(dataset.path),
+            "name": dataset.name,
+            "annotations_sha256": dataset.annotations_sha256,
+            "splits_sha256": dataset.splits_sha256,
+        },
+        "fold": fold,
+        "seed": seed,
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    versions = {"maskbridge": __version__, "python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+class _Clock:
+    """Milliseconds per image once the model is loaded: the first image's wait is left out where there are more."""
+
+    ms_per_image: float | None = None
+
+    def measure(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        waits: list[float] = []
+        iterator = iter(predictions)
+        while True:
+            start = time.perf_counter()
+            try:
+                prediction = next(iterator)
+            except StopIteration:
+                break
+            waits.append(time.perf_counter() - start)
+            yield prediction
+        counted = waits[1:] or waits
+        if counted:
+            self.ms_per_image = round(1000 * sum(counted) / len(counted), 3)
+
+
+def _train(approach: Approach, data: TrainData, config: Any, weights: Path, context: Context) -> Trained:
+    weights.mkdir(parents=True, exist_ok=True)
+    context.work.mkdir(parents=True, exist_ok=True)
+    return approach.train(data, config, weights, context)
+
+
+def _predict(
+    approach: Approach, run: Run, dataset: Dataset, image_ids: tuple[int, ...], config: Any, context: Context
+) -> Iterator[Prediction]:
+    context.work.mkdir(parents=True, exist_ok=True)
+    data = PredictData(dataset=dataset, image_ids=image_ids)
+    predictions = _in_order(approach.predict(data, config, run.weights, context), image_ids, run.path)
+    return context.track(predictions, f"{run.info['approach']} predicts", total=len(image_ids))
+
+
+def _in_order(predictions: Iterable[Prediction], image_ids: tuple[int, ...], where: Path) -> Iterator[Prediction]:
+    """Pass on finite predictions, one for each image, in order; refuse others."""
+    asked = iter(image_ids)
+    for prediction in predictions:
+        if prediction.image_id != (expected := next(asked, None)):
+            raise RunError(
+                "the approach predicted another image than it was asked for",
+                where=where,
+                found=prediction.image_id,
+                expected=expected,
+            )
+        refuse_not_finite(prediction, where)
+        yield prediction
+    if (left_out := next(asked, None)) is not None:
+        raise RunError(f"the approach did not predict image {left_out}", where=where)
+
+
+def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, context: Context) -> dict[str, Any]:
+    """Train without a tenth of the good images, whole groups, and set the thresholds by that tenth."""
+    images = [data.dataset.image_by_id[i] for i in data.train]
+    groups = list(dict.fromkeys(image.group for image in images))
+    np.random.default_rng(context.seed).shuffle(groups)
+    wanted = max(1, round(HELD_BACK_SHARE * len(images)))
+    held: list[int] = []
+    for group in groups:
+        if len(held) >= wanted:
+            break
+        held.extend(image.id for image in images if image.group == group)
+    rest = tuple(sorted(set(data.train) - set(held)))
+    if not rest:
+        raise OptionError(
+            "too few good training images to hold a tenth back",
+            where=data.dataset.path,
+            found=f"{len(images)} in {len(groups)} groups",
+            expected="at least 2 groups",
+        )
+    weights = context.work / "calibration"
+    partial = TrainData(dataset=data.dataset, train=rest, val=(), fold=data.fold)
+    scratch = Context(device=context.device, seed=context.seed, work=context.work / "calibrate")
+    _train(approach, partial, config, weights, scratch)
+    held_ids = tuple(sorted(held))
+    predictions = approach.predict(PredictData(dataset=data.dataset, image_ids=held_ids), config, weights, context)
+    scores: dict[int, float] = {}
+    maps: list[Any] = []
+    for prediction in _in_order(predictions, held_ids, data.dataset.path):
+        if prediction.map is not None:
+            maps.append(prediction.map)
+        if prediction.score is not None:
+            scores[prediction.image_id] = prediction.score
+        elif prediction.map is not None:
+            scores[prediction.image_id] = float(prediction.map.max())
+    return held_back_thresholds(scores, maps)
+
+
+def _trained_on(dataset: Dataset, train: tuple[int, ...]) -> dict[str, int]:
+    good = sum(dataset.image_by_id[i].is_good for i in train)
+    return {"good": good, "defective": len(train) - good}
+
+
+def _peak_bytes() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
