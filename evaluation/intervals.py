@@ -1,0 +1,183 @@
+"""95 % intervals by bootstrap over groups of images.
+
+    resampled = Resampling(groups, defective, samples=1000, seed=0)
+    metrics = measure(family, resampled, derived=False)    # {"auroc": {"value", "low", "high", …}, …}
+
+Groups of images that belong together (the same part shot again) are drawn with replacement, good groups and
+groups with a defect apart, so that every sample has as many of each as the data. A metric is computed again
+for each sample by counting each image as often as its group was drawn; samples in which it is undefined are
+left out. `low` and `high` are the 2.5th and 97.5th percentile (Efron and Tibshirani, "An Introduction to the
+Bootstrap", 1993, chapter 13), widened to the value itself where they miss it.
+
+Where all samples agree, as at AUROC 1.0, the bootstrap knows nothing of the uncertainty, and another interval
+is taken and named in `method`. N groups count as N independent observations there.
+
+* `newcombe`, for an AUROC: all θ with (θ̂ - θ)² ≤ z² θ(1-θ)/(mn) · [1 + h·((1-θ)/(2-θ) + θ/(1+θ))], m good
+  and n defective groups, h = (m+n)/2 - 1. Method 5 of R. G. Newcombe, "Confidence intervals for an effect
+  size measure based on the Mann-Whitney statistic. Part 2", Statistics in Medicine 25 (2006) 559-573.
+* `wilson`, for everything else, as if it were a share p of N groups:
+  (p + z²/2N ± z·√(p(1-p)/N + z²/4N²)) / (1 + z²/N). E. B. Wilson, JASA 22 (1927) 209-212.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+#: 97.5th percentile of the standard normal distribution.
+Z = 1.959963984540054
+
+#: Metrics that only someone who knows the truth could reach.
+ORACLES = frozenset({"f1_max"})
+
+Metric = dict[str, Any]
+
+
+class Family(Protocol):
+    """A family of metrics over N images that can be computed for images counted several times or not at all.
+
+    Attributes:
+        names: Metrics, in the order they are written.
+        whys: For each metric without a value the reason.
+        units: For a metric that rests on some of the images alone which ones, N, bool.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Metrics, in the order they are written."""
+        ...
+
+    @property
+    def whys(self) -> Mapping[str, str]:
+        """For each metric without a value the reason."""
+        ...
+
+    @property
+    def units(self) -> Mapping[str, npt.NDArray[np.bool_]]:
+        """For a metric that rests on some of the images alone which ones."""
+        ...
+
+    def point(self) -> dict[str, float]:
+        """Value of each metric, every image counted once."""
+        ...
+
+    def values(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
+        """S values of each metric for images counted `weights` times, S x N; NaN where undefined."""
+        ...
+
+
+class Resampling:
+    """How often each image is counted in each bootstrap sample.
+
+    Args:
+        groups: Group of each image, N, int.
+        defective: Whether each image is defective, N.
+        samples: Number of samples, S.
+        seed: Seed of the draws; the same seed gives the same samples to every run on the same images.
+
+    Attributes:
+        weights: S x N, float64, whole numbers.
+    """
+
+    def __init__(
+        self, groups: npt.NDArray[np.int64], defective: npt.NDArray[np.bool_], *, samples: int, seed: int
+    ) -> None:
+        """Draw the samples."""
+        self._groups = groups
+        self._defective = defective
+        names, place = np.unique(groups, return_inverse=True)
+        with_defect = np.bincount(place, weights=defective, minlength=len(names)) > 0
+        drawn = np.zeros((samples, len(names)))
+        rng = np.random.default_rng(seed)
+        for stratum in (np.flatnonzero(~with_defect), np.flatnonzero(with_defect)):
+            if len(stratum):
+                drawn[:, stratum] = rng.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), samples)
+        self.weights: npt.NDArray[np.float64] = drawn[:, place]
+
+    def group_count(self, images: npt.NDArray[np.bool_]) -> int:
+        """Number of groups among some of the images, N."""
+        return len(np.unique(self._groups[images]))
+
+    def interval(
+        self, name: str, value: float, sampled: npt.NDArray[np.float64], images: npt.NDArray[np.bool_]
+    ) -> Metric:
+        """Bounds of one metric: `low`, `high`, and `method` where it is not the bootstrap.
+
+        Args:
+            name: Name of the metric.
+            value: Its value.
+            sampled: Its value in each sample, S, NaN where undefined.
+            images: Images it rests on, N.
+        """
+        defined = sampled[np.isfinite(sampled)]
+        if len(defined) and np.ptp(defined) > 1e-12:
+            low, high = np.percentile(defined, [2.5, 97.5])
+            return {"low": min(float(low), value), "high": max(float(high), value)}
+        good, bad = self.group_count(images & ~self._defective), self.group_count(images & self._defective)
+        if name == "auroc" and good and bad:
+            low, high = newcombe(value, good, bad)
+            return {"low": low, "high": high, "method": "newcombe"}
+        low, high = wilson(value, self.group_count(images))
+        return {"low": low, "high": high, "method": "wilson"}
+
+
+def measure(family: Family, resampling: Resampling, *, derived: bool) -> dict[str, Metric]:
+    """Every metric of a family with its interval, or the reason why there is none.
+
+    Args:
+        family: The metrics.
+        resampling: Bootstrap samples of the same images.
+        derived: Whether the predictions were derived from others.
+
+    Returns:
+        By name `{"value", "low", "high", "derived"}`, with `"oracle": True` where only the truth could choose
+        the threshold and `"method"` where the interval is not the bootstrap's; or `{"value": None, "why"}`.
+    """
+    point, sampled = family.point(), family.values(resampling.weights)
+    every = np.ones(resampling.weights.shape[1], dtype=bool)
+    measured: dict[str, Metric] = {}
+    for name in family.names:
+        if name in family.whys:
+            measured[name] = {"value": None, "why": family.whys[name]}
+            continue
+        value = min(1.0, max(0.0, point[name]))
+        bounds = resampling.interval(name, value, sampled[name], family.units.get(name, every))
+        oracle = {"oracle": True} if name in ORACLES else {}
+        measured[name] = {"value": value, **bounds, "derived": derived, **oracle}
+    return measured
+
+
+def newcombe(value: float, good: int, defective: int) -> tuple[float, float]:
+    """Score-type 95 % interval of an AUROC of `good` and `defective` observations, as the module says."""
+    half = (good + defective) / 2 - 1
+
+    def excess(theta: float) -> float:
+        spread = 1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (value - theta) ** 2 - Z**2 * theta * (1 - theta) / (good * defective) * spread
+
+    return _crossing(excess, 0.0, value), _crossing(excess, 1.0, value)
+
+
+def wilson(value: float, count: int) -> tuple[float, float]:
+    """Score 95 % interval of a share `value` of `count` observations, as the module says."""
+    centre = value + Z**2 / (2 * count)
+    half = Z * math.sqrt(value * (1 - value) / count + Z**2 / (4 * count**2))
+    scale = 1 + Z**2 / count
+    return min(value, max(0.0, (centre - half) / scale)), max(value, min(1.0, (centre + half) / scale))
+
+
+def _crossing(excess: Callable[[float], float], outer: float, inner: float) -> float:
+    """Where `excess` changes sign between `outer`, where it is at least 0, and `inner`, by bisection."""
+    if outer == inner:
+        return outer
+    for _ in range(100):
+        middle = (outer + inner) / 2
+        if excess(middle) > 0:
+            outer = middle
+        else:
+            inner = middle
+    return inner

@@ -1,0 +1,176 @@
+"""All metrics of one run: the content of its `metrics.json`.
+
+    metrics = evaluate(run, dataset, "test")
+    metrics["image"]["auroc"]          # {"value": 0.97, "low": 0.93, "high": 0.99, "derived": False}
+
+Evaluation goes by the predictions that are there, never by the approach's name; what follows from others is
+marked `derived`. Every figure of a run is over the same images, and two runs are comparable when
+`image_ids_sha256` and `annotations_sha256` are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation import image_metrics, instance_metrics, pixel_metrics
+from evaluation.image_metrics import ImageMetrics
+from evaluation.instance_metrics import InstanceMetrics
+from evaluation.intervals import Family, Metric, Resampling, measure
+from evaluation.pixel_metrics import PixelMetrics
+from maskbridge.dataset import Dataset
+from maskbridge.derive import PredictionView, part_image_ids
+from maskbridge.errors import RunError
+from maskbridge.files import sha256_bytes
+from maskbridge.predictions import Run
+
+
+def evaluate(run: Run, dataset: Dataset, part: str, *, samples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Compute every metric of a part.
+
+    Args:
+        run: The run.
+        dataset: The dataset it was trained on.
+        part: `val`, `test` or `crossval`.
+        samples: Bootstrap samples.
+        seed: Their seed.
+
+    Returns:
+        `part`, `image_ids_sha256`, `annotations_sha256`, `images` (counts), `intervals`, the families
+        `image`, `pixel`, `instance` and `instance_by_type`, `folds` (for `crossval`: value of each fold, mean
+        and standard deviation) and `cost`. JSON values only.
+
+    Raises:
+        RunError: When the part has no images, or the predictions are not those of its images.
+    """
+    view = PredictionView(run, dataset, part)
+    if not view.image_ids:
+        raise RunError(f"the part {part} has no images", where=run.path, found=f"fold {run.info['fold']}")
+    images = [dataset.image_by_id[image_id] for image_id in view.image_ids]
+    defective = np.array([not image.is_good for image in images], bool)
+    groups = np.array([image.group for image in images], np.int64)
+    resampling = Resampling(groups, defective, samples=samples, seed=seed)
+    folds = _folds(view) if part == "crossval" else {}
+
+    families: dict[str, dict[str, Metric]] = {}
+    by_fold: dict[str, Any] = {}
+    for name, build in _FAMILIES.items():
+        family, derived = build(view, defective)
+        if isinstance(family, dict):
+            families[name] = family
+            continue
+        families[name] = measure(family, resampling, derived=derived)
+        if folds:
+            by_fold[name] = _over_folds(family, folds)
+    return {
+        "part": part,
+        "image_ids_sha256": image_ids_sha256(view.image_ids),
+        "annotations_sha256": dataset.annotations_sha256,
+        "images": {"good": int((~defective).sum()), "defective": int(defective.sum())},
+        "intervals": {"level": 0.95, "samples": samples, "seed": seed, "groups": len(np.unique(groups))},
+        **families,
+        **({"folds": by_fold} if folds else {}),
+        "cost": _cost(run),
+    }
+
+
+def image_ids_sha256(image_ids: Sequence[int]) -> str:
+    """SHA-256 of the image ids, ascending, joined by commas."""
+    return sha256_bytes(",".join(str(image_id) for image_id in sorted(image_ids)).encode("ascii"))
+
+
+def run_image_ids_sha256(run: Run, dataset: Dataset, part: str) -> str:
+    """What `evaluate` will write as `image_ids_sha256`, without evaluating."""
+    return image_ids_sha256(part_image_ids(run, dataset, part))
+
+
+Built = tuple[Family | dict[str, Metric], bool]
+
+
+def _image_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    scores, thresholds = view.scores(), view.threshold("image")
+    if scores.value is None:
+        return _none(image_metrics.NAMES, scores.why), False
+    values = np.array([scores.value[i] for i in view.image_ids])
+    cuts = None if thresholds.value is None else np.array([thresholds.value[i] for i in view.image_ids])
+    return ImageMetrics(values, defective, cuts, thresholds.why), scores.derived
+
+
+def _pixel_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    maps = view.maps()
+    if maps.value is None:
+        return _none(pixel_metrics.NAMES, maps.why), False
+    return PixelMetrics(view, maps.value), maps.derived
+
+
+def _instance_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    return _instances(view, by_type=False)
+
+
+def _instance_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    return _instances(view, by_type=True)
+
+
+def _instances(view: PredictionView, *, by_type: bool) -> Built:
+    results = view.detections()
+    if results.value is None:
+        return _none(instance_metrics.NAMES, results.why), False
+    if by_type and results.derived:
+        return _none(instance_metrics.NAMES, "detections derived from a map are of unknown type"), False
+    return InstanceMetrics(view.dataset, view.image_ids, results.value, by_type=by_type), results.derived
+
+
+_FAMILIES: dict[str, Callable[[PredictionView, npt.NDArray[np.bool_]], Built]] = {
+    "image": _image_family,
+    "pixel": _pixel_family,
+    "instance": _instance_family,
+    "instance_by_type": _instance_by_type_family,
+}
+
+
+def _none(names: Sequence[str], why: str) -> dict[str, Metric]:
+    return {name: {"value": None, "why": why} for name in names}
+
+
+def _folds(view: PredictionView) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which images each fold judges, N, bool, by fold."""
+    fold_of = np.array([view.fold(image_id) for image_id in view.image_ids])
+    return {fold: fold_of == fold for fold in sorted(set(fold_of.tolist()), key=int)}
+
+
+def _over_folds(family: Family, folds: dict[str, npt.NDArray[np.bool_]]) -> dict[str, Any]:
+    """Value of each fold by itself, with mean and standard deviation of those defined."""
+    values = family.values(np.stack(list(folds.values())).astype(np.float64))
+    summary: dict[str, Any] = {}
+    for name in family.names:
+        if name in family.whys:
+            continue
+        each = [float(value) if math.isfinite(value) else None for value in values[name]]
+        defined = [value for value in each if value is not None]
+        summary[name] = {
+            "values": dict(zip(folds, each, strict=True)),
+            "mean": float(np.mean(defined)) if defined else None,
+            "sd": float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
+        }
+    return summary
+
+
+def _cost(run: Run) -> dict[str, Metric]:
+    """What the run cost, by its own account."""
+    info = run.info
+    memory = [value for value in (info.get("peak_memory_mb") or {}).values() if value is not None]
+    told = {
+        "train_seconds": (info.get("seconds") or {}).get("train"),
+        "predict_ms_per_image": info.get("predict_ms_per_image"),
+        "parameters": info.get("parameters"),
+        "peak_memory_mb": max(memory, default=None),
+        "labelled_defects": (info.get("trained_on") or {}).get("defective"),
+    }
+    return {
+        name: {"value": None, "why": "run.json does not say"} if value is None else {"value": value}
+        for name, value in told.items()
+    }
