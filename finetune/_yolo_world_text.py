@@ -63,7 +63,7 @@ def hashed(prompt: str) -> Features:
 
 def _read(path: Path) -> Mapping[str, Features]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = [str(name) for name in archive["names"]]
             features = np.asarray(archive["features"], dtype=np.float64)
     except (

@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ os.environ.update(
 import torch
 from ultralytics.data import base, dataset
 from ultralytics.models.yolo.world.train import WorldTrainer
+from ultralytics.nn import tasks
 from ultralytics.nn.tasks import WorldModel, load_checkpoint
 from ultralytics.utils import torch_utils
 
@@ -51,6 +53,9 @@ def _silent(bar: Any) -> Any:
 
 for _module in (base, dataset):  # bars that are drawn even where standard error is no terminal
     _module.TQDM = _silent(_module.TQDM)
+
+#: As the variable above, also where somebody imported ultralytics before.
+tasks.SAFE_LOAD = True
 
 TextFeatures = Mapping[str, npt.NDArray[np.float32]]
 
@@ -125,7 +130,9 @@ def load(checkpoint: Path) -> Any:
         WeightsError: When it is missing, or holds anything but tensors and Ultralytics' own classes.
     """
     try:
-        return load_checkpoint(checkpoint)[0]
+        with warnings.catch_warnings():  # what torch warns of ends in the error below, or is harmless
+            warnings.simplefilter("ignore")
+            return load_checkpoint(checkpoint)[0]
     except (OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError, EOFError, ImportError,
             pickle.UnpicklingError) as error:  # fmt: skip
         raise WeightsError(

@@ -105,7 +105,7 @@ def _build_check(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from maskbridge.dataset import check
+    from maskbridge.check import check
 
     problems = check(arguments.dataset)
     for problem in problems:

@@ -9,9 +9,7 @@ there when it is whole.
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +27,7 @@ from maskbridge.card import make_card
 from maskbridge.dataset import Image
 from maskbridge.errors import OptionError, SourceError
 from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, staged_folder, write_json
+from maskbridge.named_groups import named_groups
 from maskbridge.progress import say, track
 from maskbridge.source import Source, SourceImage
 from maskbridge.splits import make_splits
@@ -110,7 +109,7 @@ def convert_source(source: Source, out: Path, options: ConvertOptions) -> None:
     with staged_folder(out, overwrite=options.overwrite, kind="dataset") as folder:
         cv2.setNumThreads(1)
         _refuse_unwritable_names(source)
-        named = _named_groups(source, options)
+        named = named_groups(source, options.group_by, options.groups)
         examined = list(
             track(
                 _in_order(lambda item: _examine(item, options), source.images, options.workers),
@@ -269,70 +268,6 @@ def _binarise(
 
 def _load(path: Path) -> npt.NDArray[Any]:
     return masks.decode_image(path.read_bytes(), path)
-
-
-def _named_groups(source: Source, options: ConvertOptions) -> list[int | None]:
-    """Group number of each image by the source, by pattern or by file; None where nothing names one."""
-    names = _group_names(source, options)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return [None if name is None else numbers[name] for name in names]
-
-
-def _group_names(source: Source, options: ConvertOptions) -> list[str | None]:
-    if options.group_by is not None and options.groups is not None:
-        raise OptionError("--group-by and --groups exclude each other")
-    if options.group_by is not None:
-        try:
-            pattern = re.compile(options.group_by)
-        except re.error as error:
-            raise OptionError("--group-by is no regular expression", found=f"{options.group_by!r}: {error}") from error
-        matches = [pattern.search(item.file_name) for item in source.images]
-        if not any(matches):
-            raise OptionError(
-                "--group-by matches no file name",
-                found=options.group_by,
-                expected=f"a match in {source.images[0].file_name}",
-            )
-        return [None if m is None else "\0".join(map(str, m.groups() or [m.group(0)])) for m in matches]
-    if options.groups is not None:
-        table = _read_groups(options.groups)
-        names = {item.file_name for item in source.images}
-        unknown = sorted(set(table) - names)
-        if unknown:
-            raise OptionError(
-                "names images that the source does not have",
-                where=options.groups,
-                found=f"{len(unknown)}, the first {unknown[0]}",
-                expected=f"<part>/<type>/<name> as in {source.images[0].file_name}",
-            )
-        return [table.get(item.file_name) for item in source.images]
-    return [item.group for item in source.images]
-
-
-def _read_groups(path: Path) -> dict[str, str]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"file_name", "group"} <= set(reader.fieldnames or ()):
-                raise OptionError(
-                    "has no header of a groups file",
-                    where=path,
-                    found=reader.fieldnames,
-                    expected="file_name,group",
-                )
-            table: dict[str, str] = {}
-            for row in reader:
-                name, group = row["file_name"], row["group"]
-                if not name or not group or table.setdefault(name, group) != group:
-                    raise OptionError(
-                        "cannot be used as a group",
-                        where=f"{path}, line {reader.line_num}",
-                        found=f"file_name {name!r}, group {group!r}",
-                        expected="a file name and a group, and no other group for this name",
-                    )
-            return table
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OptionError("cannot be read", where=path, found=error) from error
 
 
 def _categories(source: Source) -> list[dict[str, Any]]:

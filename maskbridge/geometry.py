@@ -100,34 +100,6 @@ def decode(rle: RLE) -> Mask:
     return decoded
 
 
-def run_lengths(rle: RLE) -> list[int]:
-    """Lengths of the runs of a compressed RLE, column by column, background first.
-
-    `decode` trusts its input: what comes from elsewhere goes through here first.
-
-    Raises:
-        ValueError: When they are no runs of an image of this size.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for byte in rle["counts"].encode("ascii"):
-        chunk = byte - 48
-        if not 0 <= chunk < 64:
-            raise ValueError(f"byte {byte} does not belong in an RLE")
-        value |= (chunk & 31) << shift
-        shift += 5
-        if chunk & 32:
-            continue
-        if chunk & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    height, width = rle["size"]
-    if shift or min(runs, default=-1) < 0 or sum(runs) != height * width:
-        raise ValueError(f"runs of {sum(runs)} pixels, not {height * width}")
-    return runs
-
-
 def union(rles: Iterable[RLE], size_hw: tuple[int, int]) -> Mask:
     """Union of masks: H x W, uint8, 0 or 1; all zero when there are none."""
     packed = [{"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")} for rle in rles]

@@ -26,6 +26,7 @@ from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
 from maskbridge.files import read_json, staged_folder, write_array, write_json
 from maskbridge.geometry import RLE
+from maskbridge.run_lengths import run_lengths
 
 
 class Result(TypedDict, total=False):
@@ -268,6 +269,18 @@ def _check_result(result: Any, where: str) -> None:
         raise RunError("has values of the wrong kind", where=where, found=str(result)[:120])
     if box[2] < 0 or box[3] < 0:
         raise RunError("has a box of negative size", where=where, found=box)
+    if "segmentation" in result:
+        _check_mask(result["segmentation"], where)
+
+
+def _check_mask(rle: Any, where: str) -> None:
+    try:
+        height, width = rle["size"]
+        found, expected = int(run_lengths(rle["counts"]).sum()), height * width
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError("the mask is not a compressed RLE", where=where, found=str(rle)[:80]) from error
+    if found != expected:
+        raise RunError("the mask has runs of another size", where=where, found=found, expected=expected)
 
 
 def _is_finite(value: Any) -> bool:

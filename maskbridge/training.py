@@ -9,12 +9,9 @@ tenth of the good training images is held back to calibrate, then the model is r
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import shutil
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -27,6 +24,7 @@ from maskbridge import __version__, plugins
 from maskbridge.approach import Approach, Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import Dataset, FoldName
 from maskbridge.errors import OptionError, RunError
+from maskbridge.meters import Clock, PhaseMeter
 from maskbridge.options import from_stored
 from maskbridge.predictions import Run, refuse_not_finite, write_predictions
 from maskbridge.progress import say
@@ -59,26 +57,6 @@ class Settings:
     """go on with what an interrupted run left; a finished run is left as it is"""
     overwrite: bool = False
     """replace a run that is there"""
-
-
-class PhaseMeter:
-    """Seconds and peak memory of a phase.
-
-    Peak memory is that of the process in MiB (the kernel's counter is reset where it can be, else it covers
-    everything before as well).
-    """
-
-    def __enter__(self) -> PhaseMeter:
-        """Start."""
-        with contextlib.suppress(OSError):  # not Linux, or not allowed: the counter covers the whole process
-            Path("/proc/self/clear_refs").write_text("5")
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.seconds = round(time.perf_counter() - self._start, 3)
-        self.peak_mb = round(_peak_bytes() / 2**20, 1)
 
 
 def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Settings) -> Run:
@@ -180,7 +158,7 @@ def predict_run(
         shutil.rmtree(run.path / "predictions", ignore_errors=True)  # none of them is of these options
         write_predictions(run.path, "val", _predict(approach, run, dataset, split.val, config, context))
         run = run.save(options=options, thresholds={str(fold): fold_thresholds(run, dataset)})
-    clock = _Clock()
+    clock = Clock()
     with PhaseMeter() as predicting:
         write_predictions(run.path, part, clock.measure(_predict(approach, run, dataset, image_ids, config, context)))
     shutil.rmtree(context.work, ignore_errors=True)
@@ -217,27 +195,6 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-class _Clock:
-    """Milliseconds per image once the model is loaded: the first image's wait is left out where there are more."""
-
-    ms_per_image: float | None = None
-
-    def measure(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        waits: list[float] = []
-        iterator = iter(predictions)
-        while True:
-            start = time.perf_counter()
-            try:
-                prediction = next(iterator)
-            except StopIteration:
-                break
-            waits.append(time.perf_counter() - start)
-            yield prediction
-        counted = waits[1:] or waits
-        if counted:
-            self.ms_per_image = round(1000 * sum(counted) / len(counted), 3)
 
 
 def _train(approach: Approach, data: TrainData, config: Any, weights: Path, context: Context) -> Trained:
@@ -312,12 +269,3 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
 def _trained_on(dataset: Dataset, train: tuple[int, ...]) -> dict[str, int]:
     good = sum(dataset.image_by_id[i].is_good for i in train)
     return {"good": good, "defective": len(train) - good}
-
-
-def _peak_bytes() -> int:
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

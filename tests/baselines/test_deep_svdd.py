@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from baselines import deep_svdd
+from baselines._torch import load_checkpoint, load_images
+from maskbridge.dataset import Dataset
+
+CONFIG = deep_svdd.Config(image_size=32, channels=4, embedding=16, epochs=2, batch_size=8)
+
+
+def test_no_part_of_the_network_has_a_bias_or_a_bound() -> None:
+    network = deep_svdd.build_network(deep_svdd.Config())
+    assert all(getattr(module, "bias", None) is None for module in network.modules())
+    activations = {type(m) for m in network.modules()} - {
+        torch.nn.Sequential,
+        torch.nn.Conv2d,
+        torch.nn.Linear,
+    }
+    assert activations == {torch.nn.BatchNorm2d, torch.nn.LeakyReLU, torch.nn.MaxPool2d, torch.nn.Flatten}
+    assert not any(m.affine for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_the_centre_is_the_mean_of_the_untrained_outputs_and_training_leaves_it_there(
+    work: SimpleNamespace, dataset: Dataset, context, tmp_path
+) -> None:
+    torch.manual_seed(context.seed)
+    network = deep_svdd.build_network(CONFIG).eval()
+    images = load_images(dataset, dataset.split("official").train, 32, context)
+    with torch.inference_mode():
+        mean = network(deep_svdd.prepare(images, torch.device("cpu"))).mean(dim=0)
+    expected = deep_svdd.fix_centre(mean[None])
+    for epochs in (1, 3):
+        work.train(deep_svdd, dataclasses.replace(CONFIG, epochs=epochs), tmp_path / str(epochs))
+        tensors, _ = load_checkpoint(tmp_path / str(epochs))
+        torch.testing.assert_close(tensors["centre"], expected)
+
+
+def test_entries_of_the_centre_near_zero_are_pushed_away_keeping_their_sign() -> None:
+    outputs = torch.tensor([[0.5, 0.02, -0.02, 0.0, -2.0], [0.7, 0.04, -0.04, 0.0, -4.0]])
+    torch.testing.assert_close(deep_svdd.fix_centre(outputs), torch.tensor([0.6, 0.1, -0.1, 0.1, -3.0]))
+
+
+def test_training_brings_good_images_closer_to_the_centre(work: SimpleNamespace) -> None:
+    losses = work.train(deep_svdd, dataclasses.replace(CONFIG, epochs=5)).facts["loss_by_epoch"]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_score_is_the_squared_distance_to_the_centre_and_there_is_no_map(
+    work: SimpleNamespace, dataset: Dataset, context
+) -> None:
+    work.train(deep_svdd, CONFIG)
+    tensors, _ = load_checkpoint(work.folder)
+    centre = tensors.pop("centre").numpy()
+    network = deep_svdd.build_network(CONFIG).eval()
+    network.load_state_dict({name.removeprefix("network."): t for name, t in tensors.items()})
+    [prediction] = work.predictions(deep_svdd, CONFIG, image_ids=(27,))
+    with torch.inference_mode():
+        output = network(deep_svdd.prepare(load_images(dataset, [27], 32, context), torch.device("cpu")))
+    assert prediction.score == pytest.approx(float(((output[0].numpy() - centre) ** 2).sum()), rel=1e-4)
+    assert prediction.map is None
+
+
+def test_contrast_normalisation_gives_zero_mean_and_unit_mean_absolute_value() -> None:
+    images = np.random.default_rng(0).integers(0, 200, (2, 16, 24, 3), dtype=np.uint8)
+    tensor = deep_svdd.prepare(images, torch.device("cpu"))
+    assert tensor.shape == (2, 3, 16, 24)
+    torch.testing.assert_close(tensor.mean(dim=(1, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(tensor.abs().mean(dim=(1, 2, 3)), torch.ones(2))
+
+
+def test_an_image_of_one_colour_is_normalised_to_zero() -> None:
+    assert not deep_svdd.prepare(np.full((1, 8, 16, 3), 77, np.uint8), torch.device("cpu")).abs().max() > 1e-3
+
+
+def test_collapse_is_said(work: SimpleNamespace, dataset: Dataset, tmp_path, capsys) -> None:
+    (tmp_path / "images").mkdir()
+    for image in dataset.images:
+        path = tmp_path / "images" / image.file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((image.height, image.width, 3), 90, np.uint8))
+    trained = work.train(deep_svdd, CONFIG, dataset=dataclasses.replace(dataset, path=tmp_path))
+    assert trained.facts["collapsed"] is True
+    assert "deep-svdd has collapsed" in capsys.readouterr().err
+
+
+def test_a_training_that_has_not_collapsed_says_nothing(work: SimpleNamespace, capsys) -> None:
+    assert work.train(deep_svdd, CONFIG).facts["collapsed"] is False
+    assert capsys.readouterr().err == ""
+
+
+def test_the_weights_come_from_nowhere(work: SimpleNamespace) -> None:
+    trained = work.train(deep_svdd, CONFIG)
+    assert trained.weights_from == "none"
+    assert trained.parameters == sum(p.numel() for p in deep_svdd.build_network(CONFIG).parameters())

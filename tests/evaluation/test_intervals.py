@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from evaluation.image_metrics import ImageMetrics
+from evaluation.intervals import Resampling, measure, newcombe, wilson
+
+
+def measured(scores, defective, groups=None, samples=400, thresholds=None):
+    groups = np.arange(len(scores)) if groups is None else groups
+    resampling = Resampling(groups, defective, samples=samples, seed=0)
+    return measure(ImageMetrics(scores, defective, thresholds), resampling, derived=False)
+
+
+def test_newcombe_equals_the_published_implementation():
+    # SingleCaseES (R): NAP of (20 20 26 25 22 23) against (28 25 24 27 30 30 29) = 0.91667
+    assert newcombe(0.9166666666666666, 6, 7) == pytest.approx((0.5973193600384168, 0.9859976893703788), abs=1e-9)
+
+
+def test_wilson_equals_the_textbook_value():
+    # 15 of 20: Newcombe, Statistics in Medicine 17 (1998) 857-872 gives this formula; worked by hand
+    assert wilson(0.75, 20) == pytest.approx((0.5312988, 0.8881353), abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_score_intervals_hold_their_value_and_stay_within_bounds(value):
+    for low, high in (newcombe(value, 5, 9), wilson(value, 9)):
+        assert 0 <= low <= value <= high <= 1
+        assert high - low > 0.05
+
+
+def test_every_group_is_drawn_whole_and_strata_keep_their_size():
+    groups = np.array([1, 1, 2, 3, 3, 4])
+    defective = np.array([True, False, True, False, False, False])
+    weights = Resampling(groups, defective, samples=50, seed=1).weights
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] == weights[:, 4]).all()
+    assert (weights[:, 0] + weights[:, 2] == 2).all()
+    assert (weights[:, 3] + weights[:, 5] == 2).all()
+
+
+def test_the_same_seed_gives_the_same_interval():
+    rng = np.random.default_rng(0)
+    defective = rng.random(60) < 0.6
+    scores = rng.normal(defective, 1.0)
+    assert measured(scores, defective) == measured(scores, defective)
+
+
+def test_the_interval_has_the_width_the_theory_says():
+    rng = np.random.default_rng(1)
+    defective = np.repeat([False, True], [200, 200])
+    scores = rng.normal(defective * 1.2, 1.0)
+    auroc = measured(scores, defective, samples=1000)["auroc"]
+    a, n = auroc["value"], 200
+    variance = (a * (1 - a) + (n - 1) * (a / (2 - a) + 2 * a * a / (1 + a) - 2 * a * a)) / n**2  # Hanley, McNeil
+    assert auroc["high"] - auroc["low"] == pytest.approx(2 * 1.96 * variance**0.5, rel=0.15)
+
+
+def test_groups_widen_the_interval():
+    rng = np.random.default_rng(2)
+    defective = np.repeat([False, True], [100, 100])
+    scores = np.repeat(rng.normal(defective[::5] * 1.0, 1.0), 5)
+    apart = measured(scores, defective)["auroc"]
+    together = measured(scores, defective, groups=np.arange(200) // 5)["auroc"]
+    assert together["high"] - together["low"] > 1.7 * (apart["high"] - apart["low"])
+
+
+def test_a_perfect_auroc_gets_the_interval_of_newcombe():
+    defective = np.repeat([False, True], [20, 63])
+    metrics = measured(defective.astype(float), defective, thresholds=np.full(83, 0.5))
+    assert metrics["auroc"]["value"] == 1.0
+    assert metrics["auroc"]["method"] == "newcombe"
+    assert metrics["auroc"]["low"] == pytest.approx(0.934, abs=1e-3)
+    assert metrics["recall"]["method"] == "wilson"
+    assert metrics["recall"]["low"] == pytest.approx(wilson(1.0, 63)[0])
+    assert metrics["overkill_rate"]["high"] == pytest.approx(wilson(0.0, 20)[1])
+
+
+def test_an_uncertain_auroc_gets_the_bootstrap():
+    defective = np.repeat([False, True], [20, 30])
+    scores = np.random.default_rng(3).normal(defective * 1.0, 1.0)
+    assert "method" not in measured(scores, defective)["auroc"]

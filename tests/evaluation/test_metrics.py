@@ -1,0 +1,172 @@
+import json
+
+import numpy as np
+import pytest
+
+from evaluation.metrics import evaluate, image_ids_sha256
+from maskbridge.approach import Detection, Prediction
+from maskbridge.errors import MaskbridgeError
+from maskbridge.files import sha256_bytes
+
+FAMILIES = ("image", "pixel", "instance", "instance_by_type")
+
+
+def every_metric(metrics):
+    return {(f, name): metric for f in FAMILIES for name, metric in metrics[f].items()}
+
+
+def scored(run, dataset, part="test"):
+    metrics = evaluate(run, dataset, part, samples=50)
+    json.dumps(metrics, allow_nan=False)
+    return metrics
+
+
+def test_perfect_predictions_score_one(dataset, ids, new_run, truth, tmp_path):
+    metrics = scored(new_run(tmp_path / "run", dataset, truth(dataset, ids)), dataset)
+    for (family, name), metric in every_metric(metrics).items():
+        best = 0.0 if name in ("escape_rate", "overkill_rate") else 1.0
+        assert metric["value"] == pytest.approx(best, abs=1e-9), (family, name)
+        assert metric["low"] <= metric["value"] <= metric["high"]
+        assert metric["high"] - metric["low"] > 0.01
+        assert metric["method"] in ("wilson", "newcombe")
+        assert metric["derived"] is False
+
+
+def test_predictions_shuffled_over_images_score_at_chance(dataset, ids, new_run, truth, tmp_path):
+    rng = np.random.default_rng(12)
+    aurocs, aps = [], []
+    for number in range(5):
+        answer_of = dict(zip(ids, rng.permutation(ids).tolist(), strict=True))
+        run = new_run(tmp_path / str(number), dataset, truth(dataset, ids, answer_of))
+        metrics = evaluate(run, dataset, "test", samples=2)
+        aurocs.append(metrics["image"]["auroc"]["value"])
+        aps.append(metrics["instance"]["segm_ap"]["value"])
+    assert np.mean(aurocs) == pytest.approx(0.5, abs=0.12)
+    assert np.mean(aps) < 0.2
+
+
+def test_only_oracle_figures_say_so(dataset, ids, new_run, truth, tmp_path):
+    metrics = scored(new_run(tmp_path / "run", dataset, truth(dataset, ids)), dataset)
+    oracles = {key for key, metric in every_metric(metrics).items() if metric.get("oracle")}
+    assert oracles == {("image", "f1_max"), ("pixel", "f1_max")}
+
+
+def test_maps_alone_derive_everything_but_types(dataset, ids, new_run, tmp_path):
+    predictions = [Prediction(image_id=i, map=dataset.mask(i).astype(np.float32)) for i in ids]
+    metrics = scored(new_run(tmp_path / "run", dataset, predictions), dataset)
+    assert metrics["image"]["auroc"]["derived"] is True
+    assert metrics["pixel"]["auroc"]["derived"] is False
+    assert metrics["instance"]["segm_ap"] == {**metrics["instance"]["segm_ap"], "value": 1.0, "derived": True}
+    assert all(metric["value"] is None for metric in metrics["instance_by_type"].values())
+
+
+def test_boxes_alone_derive_scores_and_maps_but_no_masks(dataset, ids, new_run, tmp_path):
+    predictions = [
+        Prediction(
+            image_id=i,
+            detections=[
+                Detection(box_ltwh=tuple(a["bbox"]), score=0.9, category_id=a["category_id"])
+                for a in dataset.annotations_by_image[i]
+            ],
+        )
+        for i in ids
+    ]
+    metrics = scored(new_run(tmp_path / "run", dataset, predictions), dataset)
+    assert (metrics["image"]["auroc"]["value"], metrics["image"]["auroc"]["derived"]) == (1.0, True)
+    assert metrics["pixel"]["aupro_30"]["derived"] is True
+    assert metrics["instance_by_type"]["bbox_ap"]["value"] == 1.0
+    assert metrics["instance"]["segm_ap"] == {"value": None, "why": "the detections have no masks"}
+
+
+def test_scores_alone_leave_the_rest_undefined_with_a_why(dataset, ids, new_run, tmp_path):
+    predictions = [Prediction(image_id=i, score=float(i % 7)) for i in ids]
+    metrics = scored(new_run(tmp_path / "run", dataset, predictions), dataset)
+    assert metrics["image"]["auroc"]["value"] is not None
+    for family in FAMILIES[1:]:
+        assert all(metric["value"] is None and metric["why"] for metric in metrics[family].values())
+
+
+def test_looking_and_finding_nothing_is_a_score_of_zero(dataset, ids, new_run, tmp_path):
+    run = new_run(tmp_path / "run", dataset, [Prediction(image_id=i, detections=[]) for i in ids])
+    metrics = scored(run, dataset)
+    assert metrics["instance"]["bbox_ap"]["value"] == 0.0
+    assert metrics["instance"]["segm_ap"]["value"] == 0.0
+    assert metrics["image"]["auroc"]["value"] == 0.5
+    assert metrics["pixel"]["auroc"]["value"] == 0.5
+    assert metrics["image"]["precision"] == {"value": None, "why": "no image is called defective"}
+
+
+@pytest.mark.parametrize("defective", [False, True], ids=["no defects", "only defects"])
+def test_one_kind_of_image_alone_leaves_whys(new_dataset, new_run, truth, tmp_path, defective):
+    mask = np.zeros((7, 11), np.uint8)
+    mask[2:4, 3:8] = defective
+    dataset = new_dataset(tmp_path / "d", [mask] * 4)
+    metrics = scored(new_run(tmp_path / "run", dataset, truth(dataset, [1, 2, 3, 4])), dataset)
+    assert metrics["image"]["auroc"]["value"] is None
+    assert metrics["image"]["accuracy"]["value"] == 1.0
+    assert (metrics["instance"]["bbox_ap"]["value"] is None) is not defective
+
+
+def test_a_defective_image_without_a_mask_counts_as_defective(new_dataset, new_run, tmp_path):
+    empty, mask = np.zeros((7, 11), np.uint8), np.ones((7, 11), np.uint8)
+    dataset = new_dataset(tmp_path / "d", [(empty, "good"), (empty, "crack"), (mask, "crack")])
+    run = new_run(tmp_path / "run", dataset, [Prediction(image_id=i, score=float(i)) for i in (1, 2, 3)])
+    metrics = scored(run, dataset)
+    assert metrics["images"] == {"good": 1, "defective": 2}
+    assert metrics["image"]["auroc"]["value"] == 1.0
+
+
+def test_crossval_judges_each_image_by_its_fold_and_tells_the_folds(dataset, ids, new_run, tmp_path):
+    fold_of = dataset.fold_of_image()
+    predictions = [Prediction(image_id=i, score=10.0 * fold_of[i] + (not dataset.image_by_id[i].is_good)) for i in ids]
+    thresholds = {str(f): {"image": {"value": 10.0 * f + 0.5, "rule": "given"}} for f in range(3)}
+    run = new_run(tmp_path / "run", dataset, predictions, "crossval", "all", thresholds=thresholds)
+    metrics = scored(run, dataset, "crossval")
+    assert metrics["image"]["accuracy"]["value"] == 1.0
+    assert metrics["image"]["auroc"]["value"] < 1.0
+    auroc = metrics["folds"]["image"]["auroc"]
+    assert auroc == {"values": {"0": 1.0, "1": 1.0, "2": 1.0}, "mean": 1.0, "sd": 0.0}
+
+
+def test_the_images_are_named_by_a_hash(dataset, ids, new_run, tmp_path):
+    run = new_run(tmp_path / "run", dataset, [Prediction(image_id=i, score=0.0) for i in ids])
+    metrics = scored(run, dataset)
+    assert metrics["part"] == "test"
+    assert metrics["image_ids_sha256"] == sha256_bytes(",".join(map(str, ids)).encode())
+    assert image_ids_sha256([3, 1, 2]) == image_ids_sha256([1, 2, 3])
+
+
+def test_cost_comes_from_the_run_and_what_is_untold_says_why(dataset, ids, new_run, tmp_path):
+    run = new_run(
+        tmp_path / "run",
+        dataset,
+        [Prediction(image_id=i, score=0.0) for i in ids],
+        seconds={"train": 12.5, "predict": 3.0},
+        peak_memory_mb={"train": 900, "predict": 400},
+        trained_on={"good": 5, "defective": 7},
+    )
+    cost = scored(run, dataset)["cost"]
+    assert cost["train_seconds"]["value"] == 12.5
+    assert cost["peak_memory_mb"]["value"] == 900
+    assert cost["labelled_defects"]["value"] == 7
+    assert cost["parameters"]["value"] is None
+    assert cost["parameters"]["why"]
+
+
+def test_a_map_with_nan_is_refused_with_the_image_named(dataset, ids, new_run, truth, tmp_path):
+    run = new_run(tmp_path / "run", dataset, truth(dataset, ids))
+    np.save(run.path / "predictions/test/maps/5.npy", np.full((3, 4), np.nan, np.float32))
+    with pytest.raises(MaskbridgeError, match=r"maps/5\.npy"):
+        evaluate(run, dataset, "test", samples=2)
+
+
+def test_a_part_without_images_is_refused(dataset, ids, new_run, tmp_path):
+    run = new_run(tmp_path / "run", dataset, [Prediction(image_id=i, score=0.0) for i in ids])
+    with pytest.raises(MaskbridgeError, match="val has no images"):
+        evaluate(run, dataset, "val", samples=2)
+
+
+def test_a_missing_score_is_refused(dataset, ids, new_run, tmp_path):
+    run = new_run(tmp_path / "run", dataset, [Prediction(image_id=i, score=0.0) for i in ids[1:]])
+    with pytest.raises(MaskbridgeError, match=r"1 missing \[1\]"):
+        evaluate(run, dataset, "test", samples=2)

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskbridge.approach import Detection, Prediction
+from maskbridge.crossval import Standardise, crossval, fit_mapping, merge
+from maskbridge.derive import PredictionView
+from maskbridge.errors import RunError
+from maskbridge.predictions import Run, write_predictions
+from maskbridge.thresholds import fold_thresholds
+from maskbridge.training import Settings, train_run
+
+shares = st.floats(0, 1)
+values = st.floats(-1e6, 1e6)
+
+
+@pytest.fixture
+def merged(fake, tiles, tmp_path) -> Run:
+    return crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings())
+
+
+@pytest.fixture
+def made_up(tiles, tmp_path):
+    """A run of one fold with given predictions of `val` and `test`, thresholds fitted on `val`."""
+
+    def make(fold, val, test) -> Run:
+        info = {
+            "approach": "made-up", "options": {}, "fold": fold, "seed": 0, "device": "cpu", "weights_from": "none",
+            "dataset": {"path": str(tiles.path)}, "parameters": 1, "seconds": {"train": 1.0, "val": 1.0, "test": 1.0},
+            "peak_memory_mb": {"train": 1.0}, "predict_ms_per_image": 1.0, "trained_on": {"good": 1, "defective": 0},
+        }  # fmt: skip
+        run = Run(tmp_path / f"fold{fold}", info)
+        write_predictions(run.path, "val", (val(i) for i in tiles.split(fold).val))
+        write_predictions(run.path, "test", (test(i) for i in tiles.split(fold).test))
+        return run.save(thresholds={str(fold): fold_thresholds(run, tiles)})
+
+    return make
+
+
+def test_every_labelled_image_is_predicted_once_by_the_fold_that_did_not_see_it(merged, tiles, fake):
+    labelled = sorted(i for fold in range(3) for i in tiles.split(fold).test)
+    assert sorted(merged.scores("crossval")) == labelled == sorted(set(labelled)) == list(range(21, 40))
+    maps = sorted(int(path.stem) for path in (merged.path / "predictions/crossval/maps").iterdir())
+    assert maps == labelled
+    assert {result["image_id"] for result in merged.detections("crossval")} == set(labelled)
+    assert len(fake.given) == 3
+    for number, data in enumerate(fake.given):
+        assert data.fold == number
+        assert not set(data.train) & set(tiles.split(number).test)
+
+
+def test_the_merged_run_says_what_its_folds_say(merged, tiles):
+    info = json.loads((merged.path / "run.json").read_text())
+    folds = [Run.open(merged.path / f"fold{fold}").info for fold in range(3)]
+    assert (info["fold"], info["folds"], info["approach"]) == ("all", ["fold0", "fold1", "fold2"], "fake")
+    assert info["dataset"] == folds[0]["dataset"]
+    assert info["seconds"]["train"] == pytest.approx(sum(fold["seconds"]["train"] for fold in folds), abs=0.01)
+    assert set(info["thresholds"]) == set(info["mapping"]["folds"]) == {"0", "1", "2"}
+    assert info["trained_on"]["defective"] == 0
+    assert merged.default_part() == "crossval"
+    assert not (merged.path / "work").exists()
+    assert merged.dataset().path == tiles.path
+
+
+@pytest.mark.parametrize("gives", ["scores", "maps", "detections", "scores maps", "scores maps detections"])
+def test_each_images_decisions_are_those_of_its_own_fold(fake, tiles, tmp_path, gives):
+    merged = crossval("fake", tiles, tmp_path / "all", fake.Config(gives=gives), Settings())
+    assert_same_decisions(merged, [Run.open(merged.path / f"fold{fold}") for fold in range(3)], tiles)
+
+
+@pytest.mark.parametrize("noise", [0, 1])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_decisions_stay_on_any_scale(made_up, tiles, tmp_path, scale, noise):
+    def say(fold):
+        def predict(image_id):
+            rng = np.random.default_rng([noise, fold, image_id])
+            return Prediction(
+                image_id=image_id,
+                score=float(np.float32(scale * (100 + rng.normal(0, 1)))),
+                map=np.float32(scale * (fold + rng.lognormal(0, 1, (6, 8)))),
+                detections=[
+                    Detection(box_ltwh=(3, 3, 6, 5), score=float(rng.beta(0.3, 2))) for _ in range(rng.integers(3))
+                ],
+            )
+
+        return predict
+
+    runs = [made_up(fold, say(fold), say(fold)) for fold in range(3)]
+    assert_same_decisions(merge(tmp_path / "all", runs, tiles), runs, tiles)
+
+
+def test_images_without_a_detection_are_still_called_defective_where_everything_is(made_up, tiles, tmp_path):
+    """F1-max may accept every image, score 0 of those without a detection included."""
+
+    def silent_on_defects(image_id):
+        good = tiles.image_by_id[image_id].is_good
+        return Prediction(
+            image_id=image_id,
+            detections=[Detection(box_ltwh=(1, 1, 5, 5), score=0.1 + image_id / 100)] if good else [],
+        )
+
+    runs = [made_up(fold, silent_on_defects, silent_on_defects) for fold in range(3)]
+    assert {run.info["thresholds"][str(fold)]["image"]["value"] for fold, run in enumerate(runs)} == {0.0}
+    assert_same_decisions(merge(tmp_path / "all", runs, tiles), runs, tiles)
+
+
+def test_the_mapping_is_fitted_on_val_alone(made_up, tiles):
+    def say(offset):
+        return lambda i: Prediction(
+            image_id=i,
+            score=offset + i,
+            map=np.float32([[offset, i, 3]]),
+            detections=[Detection(box_ltwh=(1, 1, 5, 5), score=i / (i + offset))],
+        )
+
+    one = fit_mapping(made_up(0, say(1.0), say(1.0)), tiles)
+    assert one == fit_mapping(made_up(0, say(1.0), say(77.0)), tiles)
+    other = fit_mapping(made_up(0, say(77.0), say(1.0)), tiles)
+    assert all(one[kind] != other[kind] for kind in one)
+
+
+def test_scores_maps_and_confidences_of_val_come_out_standardised(merged, tiles):
+    for fold in range(3):
+        run = Run.open(merged.path / f"fold{fold}")
+        mapping = fit_mapping(run, tiles)
+        scores = mapping["scores"](list(run.scores("val").values()))
+        pixels = mapping["maps"](np.concatenate([run.map("val", i).ravel() for i in tiles.split(fold).val]))
+        for mapped in (scores, pixels):
+            assert mapped.mean() == pytest.approx(0, abs=1e-5)
+            assert mapped.std() == pytest.approx(1, abs=1e-5)
+        stored = merged.info["mapping"]["folds"][str(fold)]["scores"]
+        assert stored == {"mean": mapping["scores"].mean, "sd": mapping["scores"].sd, "log_odds": False}
+        i = tiles.split(fold).test[0]
+        assert merged.scores("crossval")[i] == mapping["scores"](run.scores("test")[i])
+        np.testing.assert_array_equal(merged.map("crossval", i), mapping["maps"](run.map("test", i)).astype(np.float32))
+
+
+def test_folds_on_different_scales_rank_together_after_the_mapping(made_up, tiles, tmp_path):
+    def say(fold):
+        def predict(i):
+            truth = not tiles.image_by_id[i].is_good
+            return Prediction(image_id=i, score=10.0**fold * (3 + truth + 0.01 * (i % 7)))
+
+        return predict
+
+    runs = [made_up(fold, say(fold), say(fold)) for fold in range(3)]
+    raw = {i: score for run in runs for i, score in run.scores("test").items()}
+    scores = merge(tmp_path / "all", runs, tiles).scores("crossval")
+    assert not separates(raw, tiles)
+    assert separates(scores, tiles)
+
+
+@given(st.lists(values, max_size=8), st.lists(values, min_size=2, max_size=2))
+def test_a_mapping_of_scores_never_turns_an_order_around(val, pair):
+    rule = Standardise.fit(val)
+    low, high = rule(sorted(pair))
+    assert np.isfinite([low, high]).all()
+    assert low <= high
+    if abs(pair[0] - pair[1]) > 1e-6 * max(map(abs, [*pair, rule.mean, 1e-300])):
+        assert low < high
+
+
+@given(st.lists(shares, max_size=8), st.lists(shares, min_size=2, max_size=2))
+def test_a_mapping_of_confidences_keeps_order_range_and_the_ends(val, pair):
+    rule = Standardise.fit(val, odds=True)
+    low, high = rule(sorted(pair))
+    assert 0 <= low <= high <= 1
+    assert (rule(0.0), rule(1.0)) == (0, 1)
+    if max(pair) < 0.999 and min(pair) > 0.001 and abs(pair[0] - pair[1]) > 1e-6:
+        assert 0 < low < high < 1
+
+
+@given(st.lists(shares, min_size=1, max_size=6), shares)
+def test_nearly_equal_val_confidences_do_not_press_the_others_into_0_or_1(val, share):
+    rule = Standardise.fit([0.5 + 1e-7 * v for v in val], odds=True)
+    assert rule(0.01) > 1e-3
+    assert rule(0.99) < 1 - 1e-3
+
+
+@pytest.mark.parametrize("values", [[], [3.7], [3.7, 3.7, 3.7], [0.0, 0.0], [1e30, 1e30]])
+def test_values_without_a_spread_give_the_identity(values):
+    assert Standardise.fit(values) == Standardise(0.0, 1.0)
+    assert Standardise.fit(values)(5.5) == 5.5
+
+
+@pytest.mark.parametrize("values", [[], [0.3], [0.3, 0.3], [0.0, 0.0], [1.0, 1.0]])
+def test_confidences_without_a_spread_give_the_identity(values):
+    rule = Standardise.fit(values, odds=True)
+    np.testing.assert_allclose(rule(np.linspace(0, 1, 101)), np.linspace(0, 1, 101), atol=1e-12)
+
+
+def test_a_fold_whose_val_has_no_detection_keeps_its_confidences(made_up, tiles, tmp_path):
+    def say(i):
+        return Prediction(image_id=i, detections=[Detection(box_ltwh=(1, 1, 5, 5), score=i / 100)])
+
+    runs = [made_up(f, (lambda i: Prediction(image_id=i, detections=[])) if f == 1 else say, say) for f in range(3)]
+    assert runs[1].info["thresholds"]["1"]["detection"]["value"] is None
+    merged = merge(tmp_path / "all", runs, tiles)
+    found = {r["image_id"]: r["score"] for r in merged.detections("crossval")}
+    for i in tiles.split(1).test:
+        assert found[i] == pytest.approx(i / 100)
+    entry = merged.info["thresholds"]["1"]["detection"]
+    assert entry["value"] is None
+    assert entry["why"]
+
+
+def test_a_fold_whose_val_is_empty_is_merged_as_it_is(fake, tiles, tmp_path):
+    """Two images of a type are too few for val to have one."""
+    splits = json.loads(json.dumps(tiles.splits))
+    for fold in splits["folds"]:
+        fold["train"], fold["val"] = sorted(fold["train"] + fold["val"]), []
+    dataset = dataclasses.replace(tiles, splits=splits)
+    merged = crossval("fake", dataset, tmp_path / "all", fake.Config(), Settings())
+    fold0 = Run.open(merged.path / "fold0")
+    for i, score in fold0.scores("test").items():
+        assert merged.scores("crossval")[i] == score
+    for entry in merged.info["thresholds"]["0"].values():
+        assert entry["value"] is None
+
+
+def test_a_confidence_that_is_no_share_is_refused(made_up, tiles, tmp_path):
+    def say(i):
+        return Prediction(image_id=i, detections=[Detection(box_ltwh=(1, 1, 5, 5), score=1.0 + i)])
+
+    with pytest.raises(RunError, match=r"a confidence is no share; found .*; expected 0 to 1"):
+        merge(tmp_path / "all", [made_up(fold, say, say) for fold in range(3)], tiles)
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_finished_crossval_is_refused_kept_or_replaced(merged, fake, tiles, tree):
+    before = tree(merged.path)
+    again = lambda **settings: crossval("fake", tiles, merged.path, fake.Config(), Settings(**settings))  # noqa: E731
+    with pytest.raises(RunError, match="is a finished run"):
+        again()
+    again(resume=True)
+    assert tree(merged.path) == before
+    assert len(fake.given) == 3
+    with pytest.raises(RunError, match="was started with other seed"):
+        again(resume=True, seed=1)
+    (merged.path / "fold9").mkdir()
+    again(overwrite=True)
+    assert len(fake.given) == 6
+    assert not (merged.path / "fold9").exists()
+
+
+def test_an_interrupted_crossval_goes_on_with_the_folds_that_are_left(fake, tiles, tmp_path):
+    train = fake.train
+
+    def until_fold_1(data, config, weights, context):
+        if data.fold == 1:
+            raise KeyboardInterrupt
+        return train(data, config, weights, context)
+
+    fake.train = until_fold_1
+    again = lambda **settings: crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings(**settings))  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    fake.train = train
+    with pytest.raises(RunError, match="is an unfinished run"):
+        again()
+    assert again(resume=True).has("crossval")
+    assert [data.fold for data in fake.given] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("settings", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_that_is_no_run_is_left_alone(fake, tiles, tmp_path, tree, settings):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "mine.txt").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(RunError, match="is not empty and no run"):
+        crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings(**settings))
+    assert tree(tmp_path) == before
+
+
+def test_a_crossval_refused_before_it_began_leaves_no_folder(fake, tiles, tmp_path):
+    def refuse(*_):
+        raise RunError("no text features")
+
+    fake.train = refuse
+    with pytest.raises(RunError):
+        crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings())
+    assert not (tmp_path / "all").exists()
+
+
+def test_one_fold_of_a_crossval_is_the_same_as_that_fold_trained_alone(merged, fake, tiles, tmp_path):
+    alone = train_run("fake", tiles, tmp_path / "alone", fake.Config(), Settings(fold=1))
+    assert alone.scores("val") == Run.open(merged.path / "fold1").scores("val")
+
+
+def test_runs_on_different_images_are_not_put_side_by_side(merged):
+    from evaluation.leaderboard import evaluate_runs
+
+    for one, two in (("fold0", "fold1"), (".", "fold2")):
+        with pytest.raises(RunError, match="runs on different images cannot be compared"):
+            evaluate_runs([merged.path / one, merged.path / two])
+
+
+def test_a_run_on_other_annotations_is_refused_with_both_hashes(merged, tiles):
+    from evaluation.leaderboard import evaluate_runs
+
+    other = merged.save(dataset={**merged.info["dataset"], "annotations_sha256": "0" * 64})
+    line = f"have changed since the run; found sha256 {tiles.annotations_sha256}; expected sha256 {'0' * 64}"
+    with pytest.raises(RunError, match=line):
+        evaluate_runs([other.path])
+
+
+def separates(scores, dataset) -> bool:
+    good = [score for i, score in scores.items() if dataset.image_by_id[i].is_good]
+    return max(good) < min(score for i, score in scores.items() if not dataset.image_by_id[i].is_good)
+
+
+def assert_same_decisions(merged, runs, dataset):
+    """Image, pixel and detection decisions, of given or derived predictions, before and after merging."""
+    whole = PredictionView(merged, dataset, "crossval")
+    for run in runs:
+        part = PredictionView(run, dataset, "test")
+        fold = str(run.info["fold"])
+        cuts = {
+            kind: [r.info["thresholds"][fold][kind]["value"] for r in (run, merged)]
+            for kind in ("image", "pixel", "detection")
+        }
+        assert all((before is None) == (after is None) for before, after in cuts.values())
+        for image_id in part.image_ids:
+            before, after = cuts["image"]
+            if before is not None:
+                assert (part.scores().value[image_id] >= before) == (whole.scores().value[image_id] >= after)
+            before, after = cuts["pixel"]
+            if before is not None:
+                np.testing.assert_array_equal(
+                    part.maps().value(image_id) >= np.float32(before),
+                    whole.maps().value(image_id) >= np.float32(after),
+                )
+            before, after = cuts["detection"]
+            if before is not None and run.detections("test") is not None:
+                kept = [
+                    [r["score"] >= cut for r in view.detections().value if r["image_id"] == image_id]
+                    for view, cut in ((part, before), (whole, after))
+                ]
+                assert kept[0] == kept[1]

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+
+from maskbridge import geometry
+from maskbridge.approach import Detection, Prediction
+from maskbridge.dataset import Dataset, Image
+from maskbridge.derive import (
+    MOST_DETECTIONS,
+    PredictionView,
+    detections_from_map,
+    map_from_detections,
+    part_image_ids,
+)
+from maskbridge.errors import RunError
+from maskbridge.predictions import Run, write_predictions
+
+SIZE = (20, 30)
+IDS = (1, 2, 3, 4)
+
+
+def a_dataset(tmp_path):
+    images = tuple(
+        Image(id=i, file_name="", width=SIZE[1], height=SIZE[0], sha256="", origin="test/good", group=i) for i in IDS
+    )
+    folds = [{"train": [3], "val": [4], "test": [1, 2]}, {"train": [1], "val": [2], "test": [3, 4]}]
+    return Dataset(tmp_path, images, (), (), {"folds": folds, "official": None}, {}, "", "")
+
+
+def a_view(tmp_path, predictions, part="crossval", **info):
+    write_predictions(tmp_path / "run", part, predictions)
+    return PredictionView(Run(tmp_path / "run", {"fold": 0, **info}), a_dataset(tmp_path), part)
+
+
+def pixel_thresholds(*values):
+    return {str(fold): {"pixel": {"value": value, "rule": "given"}} for fold, value in enumerate(values)}
+
+
+def a_map(*blobs):
+    anomaly_map = np.zeros(SIZE, np.float32)
+    for (top, left, height, width), value in blobs:
+        anomaly_map[top : top + height, left : left + width] = value
+    return anomaly_map
+
+
+def test_what_is_there_is_not_derived(tmp_path):
+    predictions = [Prediction(image_id=i, score=i / 10, map=np.full((2, 3), i, np.float32), detections=[]) for i in IDS]
+    view = a_view(tmp_path, predictions)
+    assert view.scores().value == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
+    assert view.maps().value(3).tolist() == [[3, 3, 3], [3, 3, 3]]
+    assert view.detections().value == []
+    assert not any(found.derived for found in (view.scores(), view.maps(), view.detections()))
+
+
+def test_the_score_is_the_largest_confidence_and_zero_without_detections(tmp_path):
+    found = {1: [0.3, 0.8], 2: [], 3: [0.2], 4: [0.9]}
+    view = a_view(
+        tmp_path,
+        [
+            Prediction(image_id=i, detections=[Detection(box_ltwh=(1, 2, 3, 4), score=s) for s in scores])
+            for i, scores in found.items()
+        ],
+    )
+    assert view.scores().value == {1: 0.8, 2: 0.0, 3: 0.2, 4: 0.9}
+    assert view.scores().derived
+
+
+def test_the_score_is_the_largest_value_of_the_map_where_nothing_was_detected_at_all(tmp_path):
+    view = a_view(tmp_path, [Prediction(image_id=i, map=a_map(((1, 2, 3, 4), i))) for i in IDS])
+    assert view.scores().value == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
+    assert view.scores().derived
+
+
+def test_confidences_are_painted_over_masks_and_boxes_and_the_largest_stays():
+    ring = np.zeros(SIZE, np.uint8)
+    ring[4:12, 5:20] = 1
+    ring[6:10, 8:15] = 0
+    with_mask = {
+        "image_id": 1,
+        "category_id": None,
+        "bbox": [5.0, 4.0, 15.0, 8.0],
+        "score": 0.5,
+        "segmentation": geometry.encode(ring),
+    }
+    with_box = {"image_id": 1, "category_id": None, "bbox": [18.0, 10.0, 20.0, 20.0], "score": 0.9}
+    weak = {"image_id": 1, "category_id": None, "bbox": [-3.0, -2.0, 30.0, 10.0], "score": 0.1}
+    painted = map_from_detections([with_box, with_mask, weak], SIZE)
+    assert painted.shape == SIZE
+    assert painted[5, 6] == np.float32(0.5)
+    assert painted[7, 10] == np.float32(0.1)
+    assert painted[10, 18] == np.float32(0.9)
+    assert painted[19, 29] == np.float32(0.9)
+    assert painted[15, 2] == 0
+    assert not map_from_detections([], SIZE).any()
+
+
+def test_detections_are_the_8_connected_components_above_the_threshold():
+    anomaly_map = a_map(((2, 3, 4, 6), 0.6), ((6, 9, 2, 2), 0.8), ((15, 20, 5, 10), 0.7), ((0, 25, 2, 2), 0.4))
+    first, second = detections_from_map(anomaly_map, 0.5, 7)
+    assert (first["bbox"], second["bbox"]) == ([3, 2, 8, 6], [20, 15, 10, 5])
+    assert (first["score"], second["score"]) == pytest.approx((0.8, 0.7))
+    decoded = geometry.decode(first["segmentation"])
+    assert decoded.shape == SIZE
+    assert decoded.sum() == 28
+    assert {(r["image_id"], r["category_id"]) for r in (first, second)} == {(7, None)}
+
+
+def test_a_value_equal_to_the_threshold_is_above_it():
+    assert len(detections_from_map(a_map(((2, 3, 4, 6), 0.1)), float(np.float32(0.1)), 1)) == 1
+    assert detections_from_map(a_map(((2, 3, 4, 6), 0.1)), 0.2, 1) == []
+
+
+def test_of_many_components_the_highest_are_kept():
+    dots = np.zeros((60, 80), np.float32)
+    dots[::2, ::2] = np.arange(1, 1201).reshape(30, 40)
+    results = detections_from_map(dots, 1.0, 1)
+    assert [r["score"] for r in results] == list(range(1200, 1200 - MOST_DETECTIONS, -1))
+
+
+def test_each_fold_cuts_its_maps_at_its_own_threshold(tmp_path):
+    view = a_view(
+        tmp_path,
+        [Prediction(image_id=i, map=a_map(((1, 2, 3, 4), 1.0))) for i in IDS],
+        thresholds=pixel_thresholds(0.5, 2.0),
+    )
+    found = view.detections()
+    assert found.derived
+    assert [result["image_id"] for result in found.value] == [1, 2]
+    assert view.threshold("pixel").value == {1: 0.5, 2: 0.5, 3: 2.0, 4: 2.0}
+
+
+def test_without_a_pixel_threshold_no_detection_follows_from_a_map(tmp_path):
+    thresholds = {
+        **pixel_thresholds(0.5),
+        "1": {"pixel": {"value": None, "why": "val has no defective pixel"}},
+    }
+    view = a_view(
+        tmp_path,
+        [Prediction(image_id=i, map=np.ones((2, 3), np.float32)) for i in IDS],
+        thresholds=thresholds,
+    )
+    found = view.detections()
+    assert found.value is None
+    assert "fold 1: val has no defective pixel" in found.why
+
+
+def test_scores_alone_give_neither_maps_nor_detections(tmp_path):
+    view = a_view(tmp_path, [Prediction(image_id=i, score=0.5) for i in IDS])
+    assert view.maps().value is None
+    assert view.detections().value is None
+    assert view.maps().why
+    assert view.detections().why
+
+
+def test_images_without_a_score_or_a_map_are_refused(tmp_path):
+    for kind in ({"score": 1.0}, {"map": np.ones((2, 3), np.float32)}):
+        view = a_view(tmp_path, [Prediction(image_id=i, **kind) for i in (1, 2, 3, 9)])
+        with pytest.raises(RunError, match=r"1 missing \[4\], 1 unknown \[9\]"):
+            view.scores()
+
+
+def test_a_detection_in_an_unknown_image_is_refused(tmp_path):
+    view = a_view(tmp_path, [Prediction(image_id=9, detections=[Detection(box_ltwh=(1, 2, 3, 4), score=1.0)])])
+    for method in (view.scores, view.maps, view.detections):
+        with pytest.raises(RunError, match="image_id 9"):
+            method()
+
+
+def test_crossval_is_the_union_of_the_test_parts_and_other_parts_are_the_folds(tmp_path):
+    dataset = a_dataset(tmp_path)
+    assert part_image_ids(Run(tmp_path, {"fold": "all"}), dataset, "crossval") == IDS
+    assert part_image_ids(Run(tmp_path, {"fold": 1}), dataset, "test") == (3, 4)
+    assert part_image_ids(Run(tmp_path, {"fold": 1}), dataset, "val") == (2,)
+    with pytest.raises(RunError, match="crossval alone"):
+        part_image_ids(Run(tmp_path, {"fold": "all"}), dataset, "test")
+
+
+def test_a_mask_that_is_not_one_of_its_image_is_refused_with_the_entry_named(tmp_path):
+    small = geometry.encode(np.ones((3, 4), np.uint8))
+    for rle, told in ((small, "image 1"), ({"size": list(SIZE), "counts": [5, 595]}, "compressed")):
+        detections = [Detection(box_ltwh=(1, 2, 3, 4), score=1.0, segmentation=rle)]
+        view = a_view(tmp_path, [Prediction(image_id=1, detections=detections)])
+        with pytest.raises(RunError, match=f"entry 0.*{told}"):
+            view.maps()
+
+
+def test_a_map_not_named_by_an_image_is_refused(tmp_path):
+    view = a_view(tmp_path, [Prediction(image_id=i, map=np.ones((2, 3), np.float32)) for i in IDS])
+    np.save(tmp_path / "run/predictions/crossval/maps/other.npy", np.ones((2, 3)))
+    with pytest.raises(RunError, match=r"other\.npy"):
+        view.maps()

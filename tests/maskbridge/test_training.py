@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from maskbridge.approach import Prediction
+from maskbridge.convert import ConvertOptions, convert
+from maskbridge.dataset import Dataset
+from maskbridge.errors import MaskbridgeError, OptionError, RunError
+from maskbridge.predictions import Run
+from maskbridge.training import Settings, predict_run, train_run
+
+KEYS = {
+    "approach", "options", "dataset", "fold", "seed", "versions", "device", "seconds", "peak_memory_mb",
+    "trained_on", "thresholds", "weights_from", "parameters", "facts",
+}  # fmt: skip
+
+
+@pytest.fixture
+def train(fake, tiles, tmp_path):
+    """Train the made-up approach into `run`."""
+
+    def run(config=None, path=None, dataset=tiles, **settings) -> Run:
+        return train_run("fake", dataset, path or tmp_path / "run", config or fake.Config(), Settings(**settings))
+
+    return run
+
+
+def test_run_json_says_everything_about_a_run(train, fake, tiles):
+    info = json.loads((train(fold=1, seed=5, device="cpu").path / "run.json").read_text())
+    assert set(info) == KEYS
+    assert info["approach"] == "fake"
+    assert info["options"] == dataclasses.asdict(fake.Config())
+    assert info["dataset"] == {
+        "path": str(tiles.path),
+        "name": "tiles",
+        "annotations_sha256": tiles.annotations_sha256,
+        "splits_sha256": tiles.splits_sha256,
+    }
+    assert (info["fold"], info["seed"], info["device"], info["weights_from"]) == (1, 5, "cpu", "none")
+    assert {"maskbridge", "python", "numpy", "torch"} <= set(info["versions"])
+    assert set(info["seconds"]) == set(info["peak_memory_mb"]) == {"train", "val"}
+    assert all(megabytes > 1 for megabytes in info["peak_memory_mb"].values())
+    assert set(info["thresholds"]) == {"1"}
+    for entry in info["thresholds"]["1"].values():
+        assert isinstance(entry["value"], float)
+        assert "on val" in entry["rule"]
+
+
+def test_a_fold_is_trained_on_the_good_images_of_train_and_predicts_val(train, fake, tiles):
+    run = train(fold=2)
+    split = tiles.split(2)
+    assert [data.train for data in fake.given] == [tuple(i for i in split.train if tiles.image_by_id[i].is_good)]
+    assert run.info["trained_on"] == {"good": len(fake.given[0].train), "defective": 0}
+    assert fake.given[0].val == split.val
+    assert tuple(fake.asked) == split.val
+    assert set(run.scores("val")) == set(split.val)
+    assert not run.has("test")
+    assert not (run.path / "work").exists()
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2, "official"])
+def test_an_unsupervised_approach_never_sees_a_defect(train, fake, tiles, fold):
+    train(fold=fold)
+    for data in fake.given:
+        assert all(tiles.image_by_id[i].is_good for i in data.train)
+        assert not any(tiles.annotations_by_image[i] for i in data.train)
+    if fold == "official":
+        assert all(tiles.image_by_id[i].is_good for i in fake.asked)
+
+
+def test_a_supervised_approach_sees_the_defects_of_train_alone(train, fake, tiles):
+    fake.SUPERVISED = True
+    run = train(fold=0)
+    assert fake.given[0].train == tiles.split(0).train
+    assert run.info["trained_on"]["defective"] == sum(not tiles.image_by_id[i].is_good for i in tiles.split(0).train)
+
+
+def test_a_supervised_approach_refuses_the_official_split_and_touches_nothing(train, fake, tmp_path):
+    fake.SUPERVISED = True
+    (tmp_path / "run").mkdir()
+    with pytest.raises(OptionError, match=r"learns from labelled defects, .* has none; use --fold 0 or crossval"):
+        train(fold="official")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_official_holds_a_tenth_back_for_the_thresholds_and_refits_on_all(train, fake, tiles, prediction):
+    run = train(fold="official")
+    partial, whole = fake.given
+    official = tiles.split("official")
+    held = set(whole.train) - set(partial.train)
+    assert whole.train == official.train
+    assert len(held) == 2
+    assert set(fake.asked) == held
+    assert partial.val == whole.val == ()
+    thresholds = run.info["thresholds"]["official"]
+    said = [prediction(tiles, image_id, fake.Config(), len(partial.train)) for image_id in held]
+    assert thresholds["image"]["value"] == max(p.score for p in said)
+    pixels = np.concatenate([p.map.ravel() for p in said])
+    assert np.percentile(pixels, 99.5) <= thresholds["pixel"]["value"] <= pixels.max() * 1.001
+    assert thresholds["detection"]["value"] is None
+    assert "no defects" in thresholds["detection"]["why"]
+    assert json.loads((run.weights / "model.json").read_text()) == {"trained": len(official.train)}
+    assert {path.name for path in run.path.iterdir()} == {"weights", "run.json"}
+
+
+def test_official_holds_back_whole_groups(train, fake, tiles):
+    images = tuple(dataclasses.replace(image, group=image.id // 7) for image in tiles.images)
+    train(dataset=dataclasses.replace(tiles, images=images), fold="official")
+    partial, whole = fake.given
+    groups = [{i // 7 for i in ids} for ids in (partial.train, set(whole.train) - set(partial.train))]
+    assert not groups[0] & groups[1]
+
+
+def test_official_with_one_group_alone_is_refused(train, tiles, tmp_path):
+    images = tuple(dataclasses.replace(image, group=1) for image in tiles.images)
+    with pytest.raises(OptionError, match="too few good training images to hold a tenth back; found 20 in 1 groups"):
+        train(dataset=dataclasses.replace(tiles, images=images), fold="official")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fold", [0, "official"])
+def test_another_seed_holds_others_back_and_the_same_seed_the_same(train, fake, tmp_path, fold):
+    for number, seed in enumerate((0, 0, 1)):
+        train(path=tmp_path / str(number), fold=fold, seed=seed)
+    first, second, third = (fake.given[i].train for i in ((0, 2, 4) if fold == "official" else (0, 1, 2)))
+    assert first == second
+    assert (first != third) == (fold == "official")
+
+
+@pytest.mark.parametrize("fold", [0, "official"])
+def test_a_score_that_is_not_finite_ends_the_training_in_one_line(train, fake, fold):
+    fake.predict = lambda data, *_: (Prediction(image_id=i, score=float("nan")) for i in data.image_ids)
+    with pytest.raises(RunError, match=r"the score of image \d+ is nan"):
+        train(fold=fold)
+
+
+@pytest.mark.parametrize("change", ["swapped", "left out", "twice", "unasked"])
+def test_an_approach_that_predicts_other_images_than_asked_is_caught(train, fake, change):
+    def predict(data, *_):
+        ids = list(data.image_ids)
+        ids = {"swapped": ids[::-1], "left out": ids[:-1], "twice": [ids[0], *ids], "unasked": [*ids, 999]}[change]
+        return (Prediction(image_id=i, score=1.0) for i in ids)
+
+    fake.predict = predict
+    with pytest.raises(RunError, match=r"another image than it was asked for|did not predict image"):
+        train(fold=0)
+
+
+def test_no_threshold_without_anything_to_set_it_by(train, fake):
+    entries = train(fake.Config(gives="scores"), fold=0).info["thresholds"]["0"]
+    assert entries["image"]["value"] is not None
+    for kind in ("pixel", "detection"):
+        assert entries[kind]["value"] is None
+        assert entries[kind]["why"]
+
+
+def test_a_finished_run_is_refused_kept_or_replaced(train, fake, tree, tmp_path):
+    run = train(fold=0)
+    before = tree(run.path)
+    with pytest.raises(RunError, match=r"is a finished run; name another, or add --overwrite"):
+        train(fold=0)
+    assert train(fold=0, resume=True).info == run.info
+    assert tree(run.path) == before
+    assert len(fake.given) == 1
+    (run.path / "metrics.json").write_text("{}")
+    train(fold=1, overwrite=True)
+    assert Run.open(run.path).info["fold"] == 1
+    assert not (run.path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "what"),
+    [({"fold": 1}, {}, "fold"), ({"seed": 3}, {}, "seed"), ({}, {"factor": 2.0}, "options")],
+)
+def test_resume_with_something_else_is_refused_for_finished_and_unfinished_runs(
+    train, fake, tmp_path, settings, options, what
+):
+    train(fold=0)
+    interrupted(train, fake, tmp_path / "cut")
+    for path in (tmp_path / "run", tmp_path / "cut"):
+        with pytest.raises(RunError, match=f"was started with other {what}; found"):
+            train(fake.Config(**options), path=path, **{"fold": 0, **settings}, resume=True)
+
+
+def test_resume_takes_a_dataset_that_was_moved_but_none_that_changed(train, tiles, tmp_path):
+    train(fold=0)
+    moved = Dataset.open(shutil.copytree(tiles.path, tmp_path / "moved"))
+    assert train(dataset=moved, fold=0, resume=True).info["dataset"]["path"] == str(tiles.path)
+    changed = dataclasses.replace(moved, splits_sha256="0" * 64)
+    with pytest.raises(RunError, match="was started with other dataset"):
+        train(dataset=changed, fold=0, resume=True)
+
+
+def test_an_interrupted_run_is_told_resumed_or_replaced(train, fake, tmp_path):
+    path = tmp_path / "cut"
+    interrupted(train, fake, path)
+    with pytest.raises(RunError, match="is an unfinished run; --resume goes on, --overwrite starts anew"):
+        train(path=path, fold=0)
+    whole = train(path=path, fold=0, resume=True)
+    assert whole.info["facts"] == {"noise": 1}
+    assert fake.left_for_resume == "epoch 1"
+    interrupted(train, fake, tmp_path / "again")
+    train(path=tmp_path / "again", fold=0, overwrite=True)
+    assert fake.left_for_resume is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("inside", ["thesis.txt", "weights/mine.pt", "work/mine.txt", "fold0/mine.txt"])
+def test_a_folder_that_is_no_run_is_left_alone(train, tree, tmp_path, settings, inside):
+    (tmp_path / "run" / inside).parent.mkdir(parents=True)
+    (tmp_path / "run" / inside).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(RunError, match=r"is not empty and no run; name another folder"):
+        train(fold=0, **settings)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("settings", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_file_in_the_way_is_left_alone(train, tmp_path, settings):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RunError, match="is in the way; found a file"):
+        train(fold=0, **settings)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_training_refused_before_it_began_leaves_no_folder(train, fake, tmp_path):
+    def train_refused(*_):
+        raise OptionError("no text features")
+
+    fake.train = train_refused
+    with pytest.raises(OptionError):
+        train(fold=0)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fold", [-1, 3, 99])
+def test_a_fold_that_is_not_there_is_refused(train, tmp_path, fold):
+    with pytest.raises(MaskbridgeError, match=f"no such fold; found {fold}; expected 0 to 2"):
+        train(fold=fold)
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_adds_the_part_and_its_cost_and_keeps_the_thresholds(train, tiles):
+    run = train(fold=0)
+    done = predict_run(run, tiles, "test")
+    assert set(done.scores("test")) == set(tiles.split(0).test)
+    assert done.info["thresholds"] == run.info["thresholds"]
+    assert set(done.info["seconds"]) == {"train", "val", "test"}
+    assert done.info["predict_ms_per_image"] > 0
+    assert Run.open(run.path).info == done.info
+    assert not (run.path / "work").exists()
+
+
+def test_changed_options_are_kept_refit_the_thresholds_on_val_and_drop_older_predictions(train, fake, tiles):
+    run = predict_run(train(fold=0), tiles, "test")
+    before = {kind: entry["value"] for kind, entry in run.info["thresholds"]["0"].items()}
+    scores = run.scores("val")
+    fake.asked.clear()
+    changed = predict_run(run, tiles, "val", changes={"factor": 10.0})
+    after = {kind: entry["value"] for kind, entry in changed.info["thresholds"]["0"].items()}
+    assert changed.info["options"]["factor"] == 10.0
+    assert after["image"] == pytest.approx(10 * before["image"])
+    assert after["detection"] == before["detection"]
+    assert changed.scores("val") == pytest.approx({i: 10 * score for i, score in scores.items()})
+    assert set(fake.asked) == set(tiles.split(0).val)
+    assert not changed.has("test")
+
+
+def test_options_that_stay_as_they_were_are_no_change(train, tiles, fake):
+    run = predict_run(train(fold=0), tiles, "test")
+    fake.asked.clear()
+    predict_run(run, tiles, "val", changes={"factor": 1.0})
+    assert tuple(fake.asked) == tiles.split(0).val
+    assert run.has("test")
+
+
+def test_official_refuses_changed_options_and_has_no_val(train, tiles, tree):
+    run = predict_run(train(fold="official"), tiles, "test")
+    before = tree(run.path)
+    with pytest.raises(OptionError, match="thresholds of the official split were set with other options"):
+        predict_run(run, tiles, "test", changes={"factor": 2.0})
+    with pytest.raises(RunError, match="fold official has no part val"):
+        predict_run(run, tiles, "val")
+    assert tree(run.path) == before
+
+
+def test_options_of_another_version_are_refused(train, tiles):
+    run = train(fold=0).save(options={"momentum": 1})
+    with pytest.raises(OptionError, match="has options of another version"):
+        predict_run(run, tiles, "test")
+
+
+def test_a_dataset_that_has_changed_since_is_refused_with_both_hashes(train, tiles, tmp_path):
+    copy = shutil.copytree(tiles.path, tmp_path / "copy")
+    run = train(dataset=Dataset.open(copy), fold=0)
+    for name in ("annotations", "splits"):
+        path = copy / f"{name}.json"
+        path.write_text(path.read_text() + " ")
+        with pytest.raises(RunError) as caught:
+            run.dataset()
+        found = getattr(Dataset.open(copy), f"{name}_sha256")
+        assert f"found sha256 {found}" in str(caught.value)
+        assert f"expected sha256 {run.info['dataset'][f'{name}_sha256']}" in str(caught.value)
+        path.write_text(path.read_text()[:-1])
+    assert run.dataset(tiles.path).path == tiles.path
+
+
+def test_val_without_a_defect_gives_thresholds_that_say_why(fake, zoo, new_source, tmp_path):
+    source = new_source(tmp_path / "source", {"crack": [zoo["line"], zoo["ring"]]}, train=6, good=8)
+    convert("mvtec", source, tmp_path / "data", ConvertOptions(folds=2))
+    dataset = Dataset.open(tmp_path / "data")
+    assert all(dataset.image_by_id[i].is_good for i in dataset.split(0).val)
+    run = train_run("fake", dataset, tmp_path / "run", fake.Config(), Settings(fold=0))
+    for entry in run.info["thresholds"]["0"].values():
+        assert entry["value"] is None
+        assert entry["why"]
+
+
+def interrupted(train, fake, path):
+    """Train until Ctrl-C after something was left in the work folder; then let `train` work again."""
+    whole = fake.train
+
+    def cut(data, config, weights, context):
+        (context.work / "epoch.txt").write_text("epoch 1")
+        raise KeyboardInterrupt
+
+    fake.train = cut
+    with pytest.raises(KeyboardInterrupt):
+        train(path=path, fold=0)
+
+    def going_on(data, config, weights, context):
+        file = context.work / "epoch.txt"
+        fake.left_for_resume = file.read_text() if context.resume and file.exists() else None
+        return whole(data, config, weights, context)
+
+    fake.train = going_on

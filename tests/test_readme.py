@@ -1,0 +1,53 @@
+"""The README says what is true: its tables are the registry, its commands exist."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from maskbridge import plugins
+from maskbridge.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def table(header: str) -> dict[str, list[str]]:
+    """First column -> the other cells, of the table with this first header cell."""
+    lines = README[README.index(f"| {header} |") :].split("\n\n", 1)[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_the_table_of_approaches_is_the_registry() -> None:
+    assert sorted(table("approach")) == plugins.names("approach")
+
+
+def test_the_table_of_formats_is_the_registry_with_its_directions() -> None:
+    formats = table("format")
+    assert sorted(formats) == plugins.names("format")
+    for name, (reads, writes, _) in formats.items():
+        functions = plugins.functions("format", name)
+        assert (reads == "yes", writes == "yes") == ("read" in functions, "export" in functions)
+
+
+def test_every_maskbridge_command_named_in_the_readme_exists() -> None:
+    named = set(re.findall(r"\bmaskbridge ([a-z-]+)\b", " ".join(re.findall(r"`[^`]+`|```.*?```", README, re.S))))
+    assert named
+    assert named - {"--help"} <= set(COMMANDS)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_every_make_target_named_in_the_readme_is_listed_by_make() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = {line.split()[0] for line in listed.splitlines() if line[:1].isalpha()}
+    named = set(re.findall(r"^make ([a-z-]+)", README, re.M))
+    assert {"demo", "test", "convert", "finetune-yolo", "finetune-sam", "baselines", "evaluate"} <= named
+    assert named <= targets
+
+
+def test_every_file_linked_from_the_readme_exists() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
