@@ -229,7 +229,7 @@ def _name(row: Row) -> str:
 def _weight_marks(row: Row) -> list[tuple[str, str]]:
     """Mark and note of weights that make a figure say less about the approach."""
     marks = []
-    if row.weights_from == "none":
+    if row.weights_from.startswith("none"):
         marks.append(("†", "† random initialisation: no pretrained weights."))
     if "hash" in row.weights_from:
         marks.append(("‡", "‡ hashed text features instead of a text encoder's."))

@@ -137,7 +137,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
         say(f"yolo-world: {transferred[0]} of {transferred[1]} tensors taken from {source}")
     return Trained(
         parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
-        weights_from=source,
+        weights_from=source if config.text_features != HASHED else f"{source}, text features {HASHED}",
         trained_on={"good": images - defective, "defective": defective},
         facts={
             "scale": scale,
