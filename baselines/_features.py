@@ -267,7 +267,8 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
+            return tensors
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise WeightsError("cannot be read as weights", where=path, found=str(error)[:200] or repr(error)) from error

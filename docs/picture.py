@@ -18,7 +18,7 @@ from maskbridge.derive import PredictionView
 from maskbridge.files import write_bytes
 from maskbridge.predictions import Run
 
-OUT = Path("docs/images/sample.png")
+OUT = Path("docs/images/sample.jpg")
 SCALE, GAP, HEADER = 2, 8, 34
 COLUMNS = ("image", "ground truth", "YOLO-World boxes", "SAM anomaly map")
 BLUE, ORANGE = (200, 90, 0), (0, 120, 255)
@@ -42,7 +42,7 @@ def main() -> None:
     for number, pixels in enumerate(rows):
         top = HEADER + number * (height + GAP)
         page[top : top + height] = pixels
-    write_bytes(OUT, cv2.imencode(".png", page)[1].tobytes())
+    write_bytes(OUT, cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
 
 
 def row(dataset: Dataset, image: Image, boxes: PredictionView, maps: PredictionView) -> Picture:

@@ -69,7 +69,8 @@ def _plate(rng: np.random.Generator) -> Photo:
         bolt = np.hypot(x - centre[0] - 62 * np.cos(angle), y - centre[1] - 62 * np.sin(angle))
         grey -= 62 / (1 + np.exp((bolt - 5) * 2))
     tint = np.array([1.04, 1.0, 0.96], dtype=np.float32)
-    return np.clip(grey[:, :, None] * tint, 0, 255).astype(np.uint8)
+    photo: Photo = np.clip(grey[:, :, None] * tint, 0, 255).astype(np.uint8)
+    return photo
 
 
 def _scratch(photo: Photo, rng: np.random.Generator) -> tuple[Photo, Mask]:
@@ -83,7 +84,8 @@ def _scratch(photo: Photo, rng: np.random.Generator) -> tuple[Photo, Mask]:
         bend = rng.uniform(-10, 10) * np.sin(np.pi * steps)
         along = np.array([np.cos(angle), np.sin(angle)])
         points = start + steps * length * along + bend * along[::-1] * [-1, 1]
-        line = cv2.polylines(np.zeros_like(mask), [np.round(points).astype(np.int32)], False, 255)
+        line = np.zeros_like(mask)
+        cv2.polylines(line, [np.round(points).astype(np.int32)], False, 255)
         mask |= line
         if rng.integers(2):
             mask[1:] |= line[:-1]
@@ -115,7 +117,9 @@ def _chip(photo: Photo, rng: np.random.Generator) -> tuple[Photo, Mask]:
 def _blob(centre: npt.NDArray[np.float64], radius: float, rng: np.random.Generator) -> Mask:
     """A closed irregular outline, filled; may leave the image."""
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    waves = sum(rng.uniform(-0.12, 0.12) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in range(2, 6))
+    waves = np.zeros_like(angles)
+    for k in range(2, 6):
+        waves += rng.uniform(-0.12, 0.12) * np.cos(k * angles + rng.uniform(0, 6.3))
     outline = centre + (radius * (1 + waves))[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     mask = np.zeros(SIZE_HW, dtype=np.uint8)
     cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 255)

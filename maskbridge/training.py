@@ -85,6 +85,7 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
             remedy="use --fold 0 or crossval",
         )
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
+    resumed = settings.resume and (path / "weights").is_dir()
     finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite)
     if finished is not None:
         say(f"{path}: already trained")
@@ -110,6 +111,7 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         peak_memory_mb={"train": training.peak_mb, "val": validating.peak_mb},
         parameters=trained.parameters,
         weights_from=trained.weights_from,
+        resumed=resumed,  # seconds of training then cover the last stretch alone
         trained_on=dict(trained.trained_on or _trained_on(dataset, train)),
         thresholds={str(settings.fold): thresholds},
         facts=dict(trained.facts),

@@ -280,7 +280,7 @@ def test_nothing_is_written_outside_the_run_and_nothing_reaches_out(trained, sea
 @pytest.mark.slow
 def test_run_json_marks_random_weights_and_hashed_text(trained, plates):
     info, dataset = trained.info, Dataset.open(plates)
-    assert info["weights_from"] == "none"
+    assert info["weights_from"] == "none, text features hashed"
     assert info["facts"]["text_features"] == "hashed"
     assert info["facts"]["epochs_trained"] == 2
     assert info["facts"]["prompts"] == dict(zip(["chip", "scratch", "stain"], PROMPTS, strict=True))

@@ -20,6 +20,12 @@ shares = st.floats(0, 1)
 values = st.floats(-1e6, 1e6)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_flushed(monkeypatch):
+    """Hundreds of maps are written here, and none has to outlive a power cut."""
+    monkeypatch.setattr("maskbridge.files.os.fsync", lambda _: None)
+
+
 @pytest.fixture
 def merged(fake, tiles, tmp_path) -> Run:
     return crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings())
@@ -68,18 +74,17 @@ def test_the_merged_run_says_what_its_folds_say(merged, tiles):
     assert merged.dataset().path == tiles.path
 
 
-@pytest.mark.parametrize("gives", ["scores", "maps", "detections", "scores maps", "scores maps detections"])
+@pytest.mark.parametrize("gives", ["scores", "maps", "detections", "scores maps detections"])
 def test_each_images_decisions_are_those_of_its_own_fold(fake, tiles, tmp_path, gives):
     merged = crossval("fake", tiles, tmp_path / "all", fake.Config(gives=gives), Settings())
     assert_same_decisions(merged, [Run.open(merged.path / f"fold{fold}") for fold in range(3)], tiles)
 
 
-@pytest.mark.parametrize("noise", [0, 1])
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_decisions_stay_on_any_scale(made_up, tiles, tmp_path, scale, noise):
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_decisions_stay_on_any_scale(made_up, tiles, tmp_path, scale):
     def say(fold):
         def predict(image_id):
-            rng = np.random.default_rng([noise, fold, image_id])
+            rng = np.random.default_rng([fold, image_id])
             return Prediction(
                 image_id=image_id,
                 score=float(np.float32(scale * (100 + rng.normal(0, 1)))),
