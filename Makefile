@@ -16,7 +16,8 @@ KNN_OPTIONS      ?=
 TEXT_FEATURES    ?= hashed
 
 # Small enough for two cores, and from random weights: nothing is downloaded.
-DEMO_YOLO := --weights none --text-features hashed --imgsz 160 --epochs 30
+DEMO_YOLO := --weights none --text-features hashed --imgsz 160 --epochs 20
+DEMO_SAM  := --epochs 40 --batch 4 --patience 40
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -55,7 +56,7 @@ demo: $(READY) ## everything once on a made-up sample, small enough for two core
 	$(MB) convert mvtec datasets/sample/plate datasets/demo --folds 2 --overwrite
 	$(MB) check datasets/demo
 	$(MB) crossval yolo-world datasets/demo runs/demo-yolo-world-all --overwrite $(DEMO_YOLO)
-	$(MB) crossval sam datasets/demo runs/demo-sam-all --overwrite --preset tiny
+	$(MB) crossval sam datasets/demo runs/demo-sam-all --overwrite --preset tiny $(DEMO_SAM)
 	$(MB) crossval deep-svdd datasets/demo runs/demo-deep-svdd-all --overwrite
 	$(MB) crossval autoencoder datasets/demo runs/demo-autoencoder-all --overwrite --epochs 10
 	$(MB) crossval knn datasets/demo runs/demo-knn-all --overwrite --backbone mobilenet_v2 --backbone-weights none

@@ -206,7 +206,7 @@ class _Cache:
 
     def read(self, image_sha256: str) -> Features | None:
         try:
-            with np.load(self._path(image_sha256), allow_pickle=False) as archive:
+            with self._path(image_sha256).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 feature: Features = archive["feature"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None

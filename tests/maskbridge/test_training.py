@@ -16,7 +16,7 @@ from maskbridge.training import Settings, predict_run, train_run
 
 KEYS = {
     "approach", "options", "dataset", "fold", "seed", "versions", "device", "seconds", "peak_memory_mb",
-    "trained_on", "thresholds", "weights_from", "parameters", "facts",
+    "trained_on", "thresholds", "weights_from", "parameters", "facts", "resumed",
 }  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def test_run_json_says_everything_about_a_run(train, fake, tiles):
     info = json.loads((train(fold=1, seed=5, device="cpu").path / "run.json").read_text())
     assert set(info) == KEYS
     assert info["approach"] == "fake"
+    assert info["resumed"] is False
     assert info["options"] == dataclasses.asdict(fake.Config())
     assert info["dataset"] == {
         "path": str(tiles.path),
@@ -203,6 +204,7 @@ def test_an_interrupted_run_is_told_resumed_or_replaced(train, fake, tmp_path):
         train(path=path, fold=0)
     whole = train(path=path, fold=0, resume=True)
     assert whole.info["facts"] == {"noise": 1}
+    assert whole.info["resumed"] is True
     assert fake.left_for_resume == "epoch 1"
     interrupted(train, fake, tmp_path / "again")
     train(path=tmp_path / "again", fold=0, overwrite=True)
