@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import pickle
 import shutil
@@ -37,10 +38,11 @@ os.environ.update(
 
 import torch
 from ultralytics.data import base, dataset
+from ultralytics.engine import trainer, validator
 from ultralytics.models.yolo.world.train import WorldTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.tasks import WorldModel, load_checkpoint
-from ultralytics.utils import torch_utils
+from ultralytics.utils import LOGGER, torch_utils
 
 
 #: Ultralytics leaves one core free, which on two cores halves the speed.
@@ -51,11 +53,12 @@ def _silent(bar: Any) -> Any:
     return lambda *args, **options: bar(*args, **{**options, "disable": True})
 
 
-for _module in (base, dataset):  # bars that are drawn even where standard error is no terminal
+for _module in (base, dataset, trainer, validator):  # bars that are drawn even where standard error is no terminal
     _module.TQDM = _silent(_module.TQDM)
 
-#: As the variable above, also where somebody imported ultralytics before.
+# As the variables above, also where somebody imported ultralytics before.
 tasks.SAFE_LOAD = True
+LOGGER.setLevel(logging.ERROR)
 
 TextFeatures = Mapping[str, npt.NDArray[np.float32]]
 
