@@ -2,7 +2,7 @@
 
     make demo && .venv/bin/python docs/picture.py
 
-One row for each defect type: image, ground truth (mask outline and box), YOLO-World's boxes, SAM's anomaly map.
+One row for each defect type: image, ground truth (mask outline and box), anomaly maps of the autoencoder and of SAM.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge.dataset import Dataset, Image, read_image
-from maskbridge.derive import PredictionView
 from maskbridge.files import write_bytes
 from maskbridge.predictions import Run
 
 OUT = Path("docs/images/sample.jpg")
 SCALE, GAP, HEADER = 2, 8, 34
-COLUMNS = ("image", "ground truth", "YOLO-World boxes", "SAM anomaly map")
+COLUMNS = ("image", "ground truth", "autoencoder anomaly map", "SAM anomaly map")
 BLUE, ORANGE = (200, 90, 0), (0, 120, 255)
 
 Picture = npt.NDArray[np.uint8]
@@ -28,10 +27,9 @@ Picture = npt.NDArray[np.uint8]
 
 def main() -> None:
     dataset = Dataset.open("datasets/demo")
-    boxes = PredictionView(Run.open("runs/demo-yolo-world-all"), dataset, "crossval")
-    maps = PredictionView(Run.open("runs/demo-sam-all"), dataset, "crossval")
+    runs = [Run.open(f"runs/demo-{name}-all") for name in ("autoencoder", "sam")]
     rows = [
-        row(dataset, next(i for i in dataset.images if i.defect_type == category["name"]), boxes, maps)
+        row(dataset, next(i for i in dataset.images if i.defect_type == category["name"]), runs)
         for category in dataset.categories
     ]
     height, width = rows[0].shape[:2]
@@ -45,7 +43,7 @@ def main() -> None:
     write_bytes(OUT, cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
 
 
-def row(dataset: Dataset, image: Image, boxes: PredictionView, maps: PredictionView) -> Picture:
+def row(dataset: Dataset, image: Image, runs: list[Run]) -> Picture:
     photo = cv2.resize(
         read_image(dataset.image_path(image.id))[:, :, ::-1].copy(),
         None,
@@ -59,18 +57,13 @@ def row(dataset: Dataset, image: Image, boxes: PredictionView, maps: PredictionV
     cv2.drawContours(truth, outlines, -1, ORANGE, 1)
     for annotation in dataset.annotations_by_image[image.id]:
         frame(truth, annotation["bbox"], BLUE)
-    found = photo.copy()
-    limit = boxes.threshold("detection").value
-    for result in boxes.detections().value or []:
-        if result["image_id"] == image.id and limit is not None and result["score"] >= limit[image.id]:
-            frame(found, result["bbox"], BLUE)
-    anomaly = maps.maps().value
-    heat = photo if anomaly is None else tinted(photo, anomaly(image.id))
+    maps = [run.map("crossval", image.id) for run in runs]
+    panels = [photo, truth, *(tinted(photo, anomaly) for anomaly in maps if anomaly is not None)]
     gap = np.full((photo.shape[0], GAP, 3), 255, dtype=np.uint8)
-    return np.hstack([photo, gap, truth, gap, found, gap, heat])
+    return np.hstack([part for panel in panels for part in (panel, gap)][:-1])
 
 
-def frame(picture: Picture, box_ltwh: list[int] | list[float], colour: tuple[int, int, int]) -> None:
+def frame(picture: Picture, box_ltwh: list[int], colour: tuple[int, int, int]) -> None:
     left, top, width, height = (round(SCALE * value) for value in box_ltwh)
     cv2.rectangle(picture, (left, top), (left + width - 1, top + height - 1), colour, 2)
 
