@@ -466,7 +466,7 @@ def test_ctrl_c_leaves_nothing(source: Path, tree, workers: int) -> None:
         examine = convert._examine
         def slowly(*arguments):
             os.write(1, b"decoding\\n")
-            time.sleep(0.3)
+            time.sleep(1)
             return examine(*arguments)
         convert._examine = slowly
         sys.exit(main(sys.argv[1:]))
