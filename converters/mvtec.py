@@ -13,6 +13,7 @@ from pathlib import Path
 
 from maskbridge.dataset import GOOD
 from maskbridge.errors import SourceError
+from maskbridge.progress import say
 from maskbridge.source import (
     Source,
     SourceImage,
@@ -49,6 +50,9 @@ def read(source: Path) -> list[Source]:
             found=", ".join(entry.name for entry in visible(source)[:6]) or "an empty folder",
             expected="train/good and test/<type> inside, or folders of categories that have them",
         )
+    for entry in visible(source):
+        if entry.is_dir() and entry not in categories:
+            say(f"{entry}: has no train and test folders, left out")
     return [_read_category(category) for category in categories]
 
 

@@ -170,3 +170,12 @@ def test_the_same_name_in_train_and_test_is_no_clash_for_good_images(source: Pat
     good = [image.file_name for image in mvtec.read(source)[0].images if image.path.name == "000.png"]
     assert "train/good/000.png" in good
     assert "test/good/000.png" in good
+
+
+def test_a_folder_among_categories_that_is_none_is_named(tmp_path, capsys) -> None:
+    from maskbridge.sample import make_sample
+
+    make_sample(tmp_path / "plate")
+    (tmp_path / "notes").mkdir()
+    assert [source.product for source in mvtec.read(tmp_path)] == ["plate"]
+    assert f"{tmp_path / 'notes'}: has no train and test folders, left out" in capsys.readouterr().err
