@@ -4,8 +4,8 @@
     family.point()["auroc"]
 
 `auroc`, `ap` and `f1_max` look at the order of the scores alone; the rest judge each image by the threshold
-of its fold: `escape_rate` is the share of defective images that pass as good, `overkill_rate` the share of
-good images that are called defective.
+of its fold: `escape_rate` is the share of defective images that pass as good (missed defects), `overkill_rate` the
+share of good images that are called defective (false alarms).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation import ranking
+from evaluation.curves import Curve, image_curves
 
 NAMES = ("auroc", "ap", "f1_max", "accuracy", "precision", "recall", "escape_rate", "overkill_rate")
 
@@ -29,6 +30,9 @@ class ImageMetrics:
         defective: N.
         thresholds: N, the threshold of each image's fold; None where there is none.
         why: Why there is no threshold.
+
+    Attributes:
+        called: Whether each image is called defective, N; None where there is no threshold.
     """
 
     names = NAMES
@@ -42,19 +46,24 @@ class ImageMetrics:
     ) -> None:
         """Sort the scores once."""
         self._values, self._place = np.unique(scores, return_inverse=True)
+        self._scores = scores
         self._defective = defective
-        self._called = None if thresholds is None else scores >= thresholds
+        self.called = None if thresholds is None else scores >= thresholds
         self.whys = self._find_whys(why)
         self.units: Mapping[str, npt.NDArray[np.bool_]] = {
             "recall": defective,
             "escape_rate": defective,
             "overkill_rate": ~defective,
-            "precision": defective if self._called is None else self._called,
+            "precision": defective if self.called is None else self.called,
         }
 
     def point(self) -> dict[str, float]:
         """Value of each metric."""
         return {name: float(value[0]) for name, value in self.values(np.ones((1, len(self._place)))).items()}
+
+    def curves(self) -> dict[str, Curve]:
+        """`roc` and `pr`, see `evaluation.curves`."""
+        return image_curves(self._scores, self._defective)
 
     def values(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
         """Value of each metric for images counted `weights` times, S x N: S values each."""
@@ -67,10 +76,10 @@ class ImageMetrics:
             "ap": ranking.average_precision(good, bad),
             "f1_max": ranking.f1_max(good, bad),
         }
-        if self._called is not None:
+        if self.called is not None:
             hits, alarms = (
-                weights @ (self._called & self._defective),
-                weights @ (self._called & ~self._defective),
+                weights @ (self.called & self._defective),
+                weights @ (self.called & ~self._defective),
             )
             wanted, harmless = bad.sum(axis=1), good.sum(axis=1)
             found["accuracy"] = ranking.ratio(hits + harmless - alarms, wanted + harmless)
@@ -82,9 +91,9 @@ class ImageMetrics:
 
     def _find_whys(self, no_threshold: str) -> dict[str, str]:
         whys: dict[str, str] = {}
-        if self._called is None:
+        if self.called is None:
             whys |= dict.fromkeys(NAMES[3:], no_threshold)
-        elif not self._called.any():
+        elif not self.called.any():
             whys["precision"] = "no image is called defective"
         if not self._defective.any():
             needs = ("auroc", "ap", "f1_max", "precision", "recall", "escape_rate")

@@ -1,56 +1,67 @@
 """COCO average precision and recall of detected defects, fast to compute again for reweighted images.
 
     family = InstanceMetrics(dataset, image_ids, results, by_type=False)
-    family.point()["bbox_ap50"]
+    family.point()["bbox_ap50"], family.point()["segm_ap_100_1000px"]
 
-The same numbers as `pycocotools.cocoeval.COCOeval` with its defaults (all areas, 100 detections per image and
-type; https://github.com/cocodataset/cocoapi). Detections are matched once per image; the curves are then
-accumulated here, with every image counted as often as it is asked for. Images without a defect count with
-their false positives.
+The same numbers as `pycocotools.cocoeval.COCOeval` (https://github.com/cocodataset/cocoapi) for every kind (`bbox`,
+`segm`): `ap` over IoU .50 to .95, `ap50`, `ap75`, and the average recall with 1, 10 and 100 detections per image (and
+type), `ar1`, `ar10`, `ar100`. Detections are matched once; the curves are then accumulated here, with every image
+counted as often as it is asked for. Images without a defect count with their false positives.
+
+By defect size: `ap`, `ap50` and `ar100` in bands of area, in pixels of the image. COCO's own bands end at 32² and 96²
+pixels and call nearly every defect small; these are decades, named by their numbers. As in COCO, defects of other sizes
+are not asked for, and neither a detection that finds one of those nor an idle one outside the band counts as false. The
+area of a detection is that of its box for boxes and of its mask for masks.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from evaluation.ranking import ratio
+from maskbridge import geometry
 from maskbridge.dataset import Annotation, Dataset
 from maskbridge.errors import RunError
-from maskbridge.matching import box_iou, mask_iou, match
+from maskbridge.geometry import RLE
+from maskbridge.matching import box_pairs, mask_pairs, match, ranks
 from maskbridge.predictions import Result
 
-NAMES = ("bbox_ap", "bbox_ap50", "segm_ap", "segm_ap50", "bbox_ar100")
+KINDS = ("bbox", "segm")
 
 #: IoU thresholds and recall levels of COCO.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 
-#: Detections of one type in one image that are looked at.
+#: Detections of one type in one image that are looked at, the surest first.
 MOST_DETECTIONS = 100
 
+#: Smallest and largest area of a defect in pixels, both inclusive, by name.
+Bands = Mapping[str, tuple[float, float]]
+BANDS: Bands = {
+    "under_100px": (0, np.nextafter(100, 0)),
+    "100_1000px": (100, np.nextafter(1000, 0)),
+    "1000_10000px": (1000, np.nextafter(10000, 0)),
+    "over_10000px": (10000, 1e10),
+}
+EVERY_SIZE = (0.0, 1e10)
+
 #: Numbers held at once while accumulating.
-_CHUNK = 20_000_000
+_CHUNK = 10_000_000
+
+Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class _Matched:
-    """Detections of one type over all images, surest first.
-
-    Attributes:
-        image: Place of each detection's image, D.
-        matched: Whether it found a defect, T x D.
-        wanted: Number of defects of each image, N.
-    """
-
-    image: npt.NDArray[np.int64]
-    matched: npt.NDArray[np.bool_]
-    wanted: npt.NDArray[np.int64]
+def names(bands: Bands = BANDS) -> tuple[str, ...]:
+    """Names of all metrics, those of all sizes first."""
+    of_all = [f"{kind}_{name}" for kind in KINDS for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")]
+    by_size = [f"{kind}_{name}_{band}" for kind in KINDS for band in bands for name in ("ap", "ap50", "ar100")]
+    return (*of_all, *by_size)
 
 
 class InstanceMetrics:
@@ -61,112 +72,229 @@ class InstanceMetrics:
         image_ids: Images of the part, ascending.
         results: COCO results of these images; may be empty.
         by_type: Whether a detection must name the right defect type; otherwise the type is ignored.
+        bands: Bands of defect area.
 
     Raises:
         RunError: When a detection names an unknown type.
     """
 
-    names = NAMES
-
-    def __init__(self, dataset: Dataset, image_ids: Sequence[int], results: Sequence[Result], *, by_type: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        image_ids: Sequence[int],
+        results: Sequence[Result],
+        *,
+        by_type: bool,
+        bands: Bands = BANDS,
+    ) -> None:
         """Match the detections of every image."""
-        types = [category["id"] for category in dataset.categories]
-        self.whys: dict[str, str] = {}
-        if by_type and any(result["category_id"] is None for result in results):
-            self.whys = dict.fromkeys(NAMES, "the detections are of unknown type")
-            by_type = False
-        unknown = sorted({r["category_id"] for r in results if r["category_id"] is not None} - set(types))
-        if unknown:
-            raise RunError("a detection names an unknown defect type", found=unknown, expected=types)
-        truth = [dataset.annotations_by_image[image_id] for image_id in image_ids]
-        found: dict[int, list[Result]] = defaultdict(list)
-        for result in results:
-            found[result["image_id"]].append(result)
-        self.units: Mapping[str, npt.NDArray[np.bool_]] = dict.fromkeys(NAMES, np.array([bool(a) for a in truth]))
-        if not any(truth):
-            self.whys = dict.fromkeys(NAMES, "there is no defect")
+        self.names = names(bands)
+        self._bands = bands
+        self._image_count = len(image_ids)
+        self._types = [category["id"] for category in dataset.categories]
+        self._by_type = by_type and all(result["category_id"] is not None for result in results)
+        self._refuse_unknown_types(results)
+        places = {image_id: place for place, image_id in enumerate(image_ids)}
+        truth = [a for image_id in image_ids for a in dataset.annotations_by_image[image_id]]
+        self._true = _Instances.of(truth, places, self._types if self._by_type else None)
         with_masks = all("segmentation" in result for result in results)
-        if not with_masks:
-            whys = dict.fromkeys(("segm_ap", "segm_ap50"), "the detections have no masks")
-            self.whys = whys | self.whys
-        per_image = [(truth[place], found[image_id]) for place, image_id in enumerate(image_ids)]
-        kinds = ("bbox", "segm") if with_masks else ("bbox",)
-        self._matched = {
-            kind: [_match_all(per_image, kind, type_id) for type_id in (types if by_type and types else [None])]
-            for kind in kinds
-        }
+        self.whys, self.units = self._find_whys_and_units(by_type, with_masks)
+        self._curves: dict[str, dict[str, list[_Matched]]] = {}
+        for kind in KINDS if with_masks else KINDS[:1]:
+            found = _Instances.of(results, places, self._types if self._by_type else None, masks=kind == "segm")
+            self._curves[kind] = self._match(kind, truth, found)
 
     def point(self) -> dict[str, float]:
         """Value of each metric."""
-        image_count = len(next(iter(self.units.values())))
-        return {name: float(value[0]) for name, value in self.values(np.ones((1, image_count))).items()}
+        return {name: float(value[0]) for name, value in self.values(np.ones((1, self._image_count))).items()}
 
-    def values(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
+    def values(self, weights: Array) -> dict[str, npt.NDArray[np.float64]]:
         """Value of each metric for images counted `weights` times, S x N: S values each."""
+        by_image = np.ascontiguousarray(weights.T, np.float64)
         found: dict[str, npt.NDArray[np.float64]] = {}
-        for kind, types in self._matched.items():
-            curves = [_precision_and_recall(matched, weights) for matched in types]
-            precision = np.stack([curve[0] for curve in curves])
-            found[f"{kind}_ap"] = _mean_over_types(precision.mean(axis=2))
-            found[f"{kind}_ap50"] = _mean_over_types(precision[:, :, 0])
-            if kind == "bbox":
-                found["bbox_ar100"] = _mean_over_types(np.stack([curve[1] for curve in curves]).mean(axis=2))
+        for kind, bands in self._curves.items():
+            for band, types in bands.items():
+                precision = np.stack([matched.precision(by_image) for matched in types])
+                suffix = f"_{band}" if band else ""
+                found[f"{kind}_ap{suffix}"] = _mean_over_types(precision.mean(axis=1))
+                found[f"{kind}_ap50{suffix}"] = _mean_over_types(precision[:, 0])
+                if not band:
+                    found[f"{kind}_ap75"] = _mean_over_types(precision[:, 5])
+                for most in (100,) if band else (1, 10, 100):
+                    recall = [matched.recall(by_image, most).mean(axis=0) for matched in types]
+                    found[f"{kind}_ar{most}{suffix}"] = _mean_over_types(np.stack(recall))
         return found
 
-
-def _match_all(per_image: Sequence[tuple[list[Annotation], list[Result]]], kind: str, type_id: int | None) -> _Matched:
-    """Match the detections of one type (None: of all types as one) in every image."""
-    image: list[int] = []
-    scores: list[float] = []
-    matched: list[npt.NDArray[np.bool_]] = [np.zeros((len(IOU_THRESHOLDS), 0), bool)]
-    wanted: list[int] = []
-    for place, (every_truth, every_result) in enumerate(per_image):
-        truth = [a for a in every_truth if type_id is None or a["category_id"] == type_id]
-        results = [r for r in every_result if type_id is None or r["category_id"] == type_id]
-        results = sorted(results, key=lambda result: -result["score"])[:MOST_DETECTIONS]
+    def _match(self, kind: str, truth: Sequence[Annotation], found: _Instances) -> dict[str, list[_Matched]]:
+        """By band (the empty name: every size) the matched detections of each type."""
+        true, least = self._true, float(IOU_THRESHOLDS[0])
+        rank = ranks(found.scores, found.units)
+        # As in COCO: surest first, of equals that of the earlier image, and within an image the earlier one.
+        order = np.lexsort((rank, found.images, -found.scores, found.types))
+        order = order[rank[order] < MOST_DETECTIONS]
+        found, rank = found.taken(order), rank[order]
         if kind == "bbox":
-            overlaps = box_iou([r["bbox"] for r in results], [a["bbox"] for a in truth])
+            pairs = box_pairs(found.boxes, found.units, true.boxes, true.units, least)
         else:
-            overlaps = mask_iou([r["segmentation"] for r in results], [a["segmentation"] for a in truth])
-        matched.append(match(overlaps, IOU_THRESHOLDS))
-        image += [place] * len(results)
-        scores += [result["score"] for result in results]
-        wanted.append(len(truth))
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    return _Matched(
-        np.asarray(image, np.int64)[order],
-        np.concatenate(matched, axis=1)[:, order],
-        np.asarray(wanted, np.int64),
-    )
+            pairs = mask_pairs(found.masks, found.units, [a["segmentation"] for a in truth], true.units, least)
+        types = np.arange(len(self._types) if self._by_type and self._types else 1)
+        edges = np.searchsorted(found.types, np.append(types, len(types)))
+        bands: dict[str, list[_Matched]] = {}
+        for band, (low, high) in {"": EVERY_SIZE, **self._bands}.items():
+            asked = (true.areas >= low) & (true.areas <= high)
+            matched = match(pairs, rank, IOU_THRESHOLDS, ~asked)
+            hits = np.append(asked, False)[matched]  # -1, nothing found, is the last
+            alarms = (matched < 0) & ((found.areas >= low) & (found.areas <= high))
+            bands[band] = []
+            for place, start, stop in zip(types, edges, edges[1:], strict=False):
+                mine = slice(start, stop)
+                wanted = np.bincount(true.images[asked & (true.types == place)], minlength=self._image_count)
+                bands[band].append(_Matched(found.images[mine], rank[mine], hits[:, mine], alarms[:, mine], wanted))
+        return bands
+
+    def _refuse_unknown_types(self, results: Sequence[Result]) -> None:
+        unknown = sorted({r["category_id"] for r in results if r["category_id"] is not None} - set(self._types))
+        if unknown:
+            raise RunError("a detection names an unknown defect type", found=unknown, expected=self._types)
+
+    def _find_whys_and_units(
+        self, by_type: bool, with_masks: bool
+    ) -> tuple[dict[str, str], dict[str, npt.NDArray[np.bool_]]]:
+        whys: dict[str, str] = {}
+        units: dict[str, npt.NDArray[np.bool_]] = {}
+        for name in self.names:
+            band = next((band for band in self._bands if name.endswith("_" + band)), "")
+            low, high = self._bands.get(band, EVERY_SIZE)
+            asked = self._true.images[(self._true.areas >= low) & (self._true.areas <= high)]
+            units[name] = np.bincount(asked, minlength=self._image_count) > 0
+            if by_type and not self._by_type:
+                whys[name] = "the detections are of unknown type"
+            elif not len(asked):
+                whys[name] = "there is no defect of this size" if band else "there is no defect"
+            elif name.startswith("segm") and not with_masks:
+                whys[name] = "the detections have no masks"
+        return whys, units
 
 
-def _precision_and_recall(
-    matched: _Matched, weights: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean precision over the recall levels, and the recall reached, S x T; NaN where none is wanted."""
-    count = len(IOU_THRESHOLDS)
-    precision, recall = np.zeros((len(weights), count)), np.zeros((len(weights), count))
-    for rows in _chunks(len(weights), max(1, len(matched.image))):
-        wanted = weights[rows] @ matched.wanted
-        found = np.cumsum(weights[rows][:, matched.image], axis=1)
-        for column in range(count):
-            hits = np.flatnonzero(matched.matched[column])
-            true = np.cumsum(weights[rows][:, matched.image[hits]], axis=1)
-            reached = ratio(true, wanted[:, None])
-            # What COCO calls the envelope: the best precision at this recall or a higher one. It can only be
-            # reached at a detection that finds a defect, so the others need not be looked at.
-            best = np.maximum.accumulate((true / (found[:, hits] + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
-            best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)
-            levels = np.stack([np.searchsorted(row, RECALL_LEVELS) for row in reached])
-            precision[rows, column] = np.take_along_axis(best, levels, axis=1).mean(axis=1)
-            recall[rows, column] = reached[:, -1] if len(hits) else 0.0
-        precision[rows][wanted == 0] = np.nan
-        recall[rows][wanted == 0] = np.nan
-    return precision, recall
+@dataclass(frozen=True)
+class _Instances:
+    """Defects or detections as arrays of N.
+
+    Attributes:
+        images: Place of the image.
+        types: Place of the defect type, 0 where types are ignored.
+        units: One number for each image and type.
+        boxes: N x 4, left, top, width, height.
+        areas: Pixels of the mask, else of the box.
+        scores: Confidence, 0 for defects.
+        masks: Their masks, where they were asked for.
+    """
+
+    images: npt.NDArray[np.int64]
+    types: npt.NDArray[np.int64]
+    units: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float64]
+    areas: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    masks: Sequence[RLE] = ()
+
+    @classmethod
+    def of(
+        cls, entries: Sequence[Any], places: Mapping[int, int], types: Sequence[int] | None, *, masks: bool = False
+    ) -> _Instances:
+        """Of annotations, which have an area, or of results, whose area is that of the mask or box."""
+        images = np.array([places[entry["image_id"]] for entry in entries], np.int64)
+        kinds = np.zeros(len(entries), np.int64)
+        if types is not None:
+            of_id = {type_id: place for place, type_id in enumerate(types)}
+            kinds = np.array([of_id[entry["category_id"]] for entry in entries], np.int64)
+        boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+        rles = [entry["segmentation"] for entry in entries] if masks else ()
+        if masks:
+            areas = np.array([geometry.area(rle) for rle in rles], np.float64)
+        elif entries and "area" in entries[0]:
+            areas = np.array([entry["area"] for entry in entries], np.float64)
+        else:
+            areas = boxes[:, 2] * boxes[:, 3]
+        scores = np.array([entry.get("score", 0.0) for entry in entries], np.float64)
+        return cls(images, kinds, images * len(types or (0,)) + kinds, boxes, areas, scores, rles)
+
+    def taken(self, order: npt.NDArray[np.int64]) -> _Instances:
+        """Some of them in another order."""
+        return _Instances(
+            images=self.images[order],
+            types=self.types[order],
+            units=self.units[order],
+            boxes=self.boxes[order],
+            areas=self.areas[order],
+            scores=self.scores[order],
+            masks=[self.masks[i] for i in order] if self.masks else (),
+        )
 
 
-def _chunks(samples: int, width: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // width)
+@dataclass(frozen=True)
+class _Matched:
+    """Detections of one type over all images, surest first, against the defects of one band of sizes.
+
+    Attributes:
+        images: Place of each detection's image, D.
+        rank: Place of each detection among those of its image and type, D.
+        hits: Whether it found a defect of the band, T x D.
+        alarms: Whether it is a false positive, T x D.
+        wanted: Number of defects of each image, N.
+    """
+
+    images: npt.NDArray[np.int64]
+    rank: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.bool_]
+    alarms: npt.NDArray[np.bool_]
+    wanted: npt.NDArray[np.int64]
+
+    def precision(self, by_image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Mean precision over the recall levels, T x S, for weights N x S; NaN where nothing is wanted."""
+        precision = np.zeros((len(IOU_THRESHOLDS), by_image.shape[1]))
+        for row in range(len(precision)):
+            hits = np.flatnonzero(self.hits[row])
+            if not len(hits):
+                continue
+            alarms = np.flatnonzero(self.alarms[row, : hits[-1]])
+            # Precision peaks at a hit: only false positives before the last one matter, by the hit they precede.
+            edges = np.append(0, np.searchsorted(alarms, hits))
+            counts = (np.ones(len(alarms)), self.images[alarms], edges)
+            false = sparse.csr_array(counts, shape=(len(hits), len(by_image)))
+            for some in _chunks(by_image.shape[1], len(hits)):
+                precision[row, some] = _mean_precision(
+                    np.cumsum(by_image[self.images[hits], some], axis=0),
+                    np.cumsum(false @ by_image[:, some], axis=0),
+                    self.wanted @ by_image[:, some],
+                )
+        precision[:, self.wanted @ by_image == 0] = np.nan
+        return precision
+
+    def recall(self, by_image: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.float64]:
+        """Recall reached with the `most` surest detections of each image, T x S; NaN where nothing is wanted."""
+        counted = self.hits & (self.rank < most)
+        hits = np.stack([np.bincount(self.images[row], minlength=len(by_image)) for row in counted])
+        return ratio(hits @ by_image, self.wanted @ by_image)
+
+
+def _mean_precision(true: Array, false: Array, wanted: Array) -> npt.NDArray[np.float64]:
+    """Mean over the recall levels of the best precision at that recall or a higher one.
+
+    Args:
+        true: True positives at each hit, H x S.
+        false: False positives before it, H x S.
+        wanted: Number of defects, S.
+    """
+    best = np.maximum.accumulate((true / (true + false + np.spacing(1)))[::-1], axis=0)[::-1]
+    reached = np.searchsorted(RECALL_LEVELS, ratio(true, wanted), side="right")
+    levels = np.diff(reached, axis=0, prepend=0)
+    mean: npt.NDArray[np.float64] = (best * levels).sum(axis=0) / len(RECALL_LEVELS)
+    return mean
+
+
+def _chunks(samples: int, height: int) -> Iterator[slice]:
+    step = max(1, _CHUNK // max(1, height))
     return (slice(start, start + step) for start in range(0, samples, step))
 
 

@@ -1,7 +1,7 @@
 """95 % intervals by bootstrap over groups of images.
 
     resampled = Resampling(groups, defective, samples=1000, seed=0)
-    metrics = measure(family, resampled, derived=False)    # {"auroc": {"value", "low", "high", …}, …}
+    metrics, sampled = measure(family, resampled, derived=False)    # {"auroc": {"value", "low", "high", …}, …}, …
 
 Groups of images that belong together (the same part shot again) are drawn with replacement, good groups and
 groups with a defect apart, so that every sample has as many of each as the data. A metric is computed again
@@ -76,27 +76,38 @@ class Resampling:
     Args:
         groups: Group of each image, N, int.
         defective: Whether each image is defective, N.
-        samples: Number of samples, S.
-        seed: Seed of the draws; the same seed gives the same samples to every run on the same images.
+        samples: Number of samples of an interval.
+        drawn: Number of samples in all, S, for comparisons; at least `samples`, which are the first of them.
+        seed: Seed of the draws; the same seed gives the same samples to every run on the same images, and more of
+            them begin with the same.
 
     Attributes:
+        samples: Number of samples of an interval.
         weights: S x N, float64, whole numbers.
     """
 
     def __init__(
-        self, groups: npt.NDArray[np.int64], defective: npt.NDArray[np.bool_], *, samples: int, seed: int
+        self,
+        groups: npt.NDArray[np.int64],
+        defective: npt.NDArray[np.bool_],
+        *,
+        samples: int,
+        drawn: int | None = None,
+        seed: int,
     ) -> None:
         """Draw the samples."""
+        self.samples = samples
         self._groups = groups
         self._defective = defective
         names, place = np.unique(groups, return_inverse=True)
         with_defect = np.bincount(place, weights=defective, minlength=len(names)) > 0
-        drawn = np.zeros((samples, len(names)))
-        rng = np.random.default_rng(seed)
-        for stratum in (np.flatnonzero(~with_defect), np.flatnonzero(with_defect)):
+        times = np.zeros((max(samples, drawn or 0), len(names)))
+        for number, stratum in enumerate((np.flatnonzero(~with_defect), np.flatnonzero(with_defect))):
             if len(stratum):
-                drawn[:, stratum] = rng.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), samples)
-        self.weights: npt.NDArray[np.float64] = drawn[:, place]
+                rng = np.random.default_rng([seed, number])
+                alike = np.full(len(stratum), 1 / len(stratum))
+                times[:, stratum] = rng.multinomial(len(stratum), alike, len(times))
+        self.weights: npt.NDArray[np.float64] = times[:, place]
 
     def group_count(self, images: npt.NDArray[np.bool_]) -> int:
         """Number of groups among some of the images, N."""
@@ -125,7 +136,9 @@ class Resampling:
         return {"low": low, "high": high, "method": "wilson"}
 
 
-def measure(family: Family, resampling: Resampling, *, derived: bool) -> dict[str, Metric]:
+def measure(
+    family: Family, resampling: Resampling, *, derived: bool
+) -> tuple[dict[str, Metric], dict[str, npt.NDArray[np.float64]]]:
     """Every metric of a family with its interval, or the reason why there is none.
 
     Args:
@@ -135,7 +148,8 @@ def measure(family: Family, resampling: Resampling, *, derived: bool) -> dict[st
 
     Returns:
         By name `{"value", "low", "high", "derived"}`, with `"oracle": True` where only the truth could choose
-        the threshold and `"method"` where the interval is not the bootstrap's; or `{"value": None, "why"}`.
+        the threshold and `"method"` where the interval is not the bootstrap's; or `{"value": None, "why"}`. And by
+        name the value in each sample, S, of those that have one.
     """
     point, sampled = family.point(), family.values(resampling.weights)
     every = np.ones(resampling.weights.shape[1], dtype=bool)
@@ -145,10 +159,11 @@ def measure(family: Family, resampling: Resampling, *, derived: bool) -> dict[st
             measured[name] = {"value": None, "why": family.whys[name]}
             continue
         value = min(1.0, max(0.0, point[name]))
-        bounds = resampling.interval(name, value, sampled[name], family.units.get(name, every))
+        units = family.units.get(name, every)
+        bounds = resampling.interval(name, value, sampled[name][: resampling.samples], units)
         oracle = {"oracle": True} if name in ORACLES else {}
         measured[name] = {"value": value, **bounds, "derived": derived, **oracle}
-    return measured
+    return measured, {name: sampled[name] for name in family.names if name not in family.whys}
 
 
 def newcombe(value: float, good: int, defective: int) -> tuple[float, float]:

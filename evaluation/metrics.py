@@ -1,7 +1,7 @@
 """All metrics of one run: the content of its `metrics.json`.
 
-    metrics = evaluate(run, dataset, "test")
-    metrics["image"]["auroc"]          # {"value": 0.97, "low": 0.93, "high": 0.99, "derived": False}
+    evaluation = evaluate(run, dataset, "test")
+    evaluation.metrics["image"]["auroc"]          # {"value": 0.97, "low": 0.93, "high": 0.99, "derived": False}
 
 Evaluation goes by the predictions that are there, never by the approach's name; what follows from others is
 marked `derived`. Every figure of a run is over the same images, and two runs are comparable when
@@ -12,40 +12,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluation import image_metrics, instance_metrics, pixel_metrics
+from evaluation.curves import Curve
 from evaluation.image_metrics import ImageMetrics
 from evaluation.instance_metrics import InstanceMetrics
 from evaluation.intervals import Family, Metric, Resampling, measure
 from evaluation.pixel_metrics import PixelMetrics
+from evaluation.type_metrics import detection_rate_by_type, recall_by_type
 from maskbridge.dataset import Dataset
 from maskbridge.derive import PredictionView, part_image_ids
 from maskbridge.errors import RunError
 from maskbridge.files import sha256_bytes
 from maskbridge.predictions import Run
 
+Sampled = dict[str, dict[str, npt.NDArray[np.float64]]]
 
-def evaluate(run: Run, dataset: Dataset, part: str, *, samples: int = 1000, seed: int = 0) -> dict[str, Any]:
+#: Bootstrap samples of an interval.
+SAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One run on the images of a part.
+
+    Attributes:
+        run: The run.
+        dataset: Its dataset.
+        part: `val`, `test` or `crossval`.
+        view: Its predictions, also those that follow from others.
+        metrics: The content of metrics.json.
+        sampled: By family and metric the value in each bootstrap sample, S; the same samples for every run on the
+            same images. Metrics without a value are missing.
+        curves: `roc`, `pr` and `pro`, as `evaluation.curves` has them; what is undefined is missing.
+    """
+
+    run: Run
+    dataset: Dataset
+    part: str
+    view: PredictionView
+    metrics: dict[str, Any]
+    sampled: Sampled
+    curves: dict[str, Curve]
+
+
+def evaluate(
+    run: Run, dataset: Dataset, part: str, *, samples: int = SAMPLES, drawn: int | None = None, seed: int = 0
+) -> Evaluation:
     """Compute every metric of a part.
 
     Args:
         run: The run.
         dataset: The dataset it was trained on.
         part: `val`, `test` or `crossval`.
-        samples: Bootstrap samples.
+        samples: Bootstrap samples of an interval.
+        drawn: Samples drawn in all, for comparisons; at least `samples`, which are the first of them.
         seed: Their seed.
 
-    Returns:
-        `part`, `image_ids_sha256`, `annotations_sha256`, `images` (counts), `intervals`, the families
-        `image`, `pixel`, `instance` and `instance_by_type`, `folds` (for `crossval`: value of each fold, mean
-        and standard deviation) and `cost`. JSON values only.
-
     Raises:
-        RunError: When the part has no images, or the predictions are not those of its images.
+        RunError: When the part has no images, or the predictions do not fit them.
     """
     view = PredictionView(run, dataset, part)
     if not view.image_ids:
@@ -53,20 +83,24 @@ def evaluate(run: Run, dataset: Dataset, part: str, *, samples: int = 1000, seed
     images = [dataset.image_by_id[image_id] for image_id in view.image_ids]
     defective = np.array([not image.is_good for image in images], bool)
     groups = np.array([image.group for image in images], np.int64)
-    resampling = Resampling(groups, defective, samples=samples, seed=seed)
+    resampling = Resampling(groups, defective, samples=samples, drawn=drawn, seed=seed)
     folds = _folds(view) if part == "crossval" else {}
 
     families: dict[str, dict[str, Metric]] = {}
+    sampled: Sampled = {}
     by_fold: dict[str, Any] = {}
+    curves: dict[str, Curve] = {}
     for name, build in _FAMILIES.items():
         family, derived = build(view, defective)
         if isinstance(family, dict):
-            families[name] = family
+            families[name], sampled[name] = family, {}
             continue
-        families[name] = measure(family, resampling, derived=derived)
+        families[name], sampled[name] = measure(family, resampling, derived=derived)
+        if isinstance(family, ImageMetrics | PixelMetrics):
+            curves |= family.curves()
         if folds:
             by_fold[name] = _over_folds(family, folds)
-    return {
+    metrics = {
         "part": part,
         "image_ids_sha256": image_ids_sha256(view.image_ids),
         "annotations_sha256": dataset.annotations_sha256,
@@ -76,6 +110,7 @@ def evaluate(run: Run, dataset: Dataset, part: str, *, samples: int = 1000, seed
         **({"folds": by_fold} if folds else {}),
         "cost": _cost(run),
     }
+    return Evaluation(run=run, dataset=dataset, part=part, view=view, metrics=metrics, sampled=sampled, curves=curves)
 
 
 def image_ids_sha256(image_ids: Sequence[int]) -> str:
@@ -100,6 +135,13 @@ def _image_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Bui
     return ImageMetrics(values, defective, cuts, thresholds.why), scores.derived
 
 
+def _image_recall_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    family, derived = _image_family(view, defective)
+    if isinstance(family, ImageMetrics) and family.called is not None:
+        return recall_by_type(view.dataset, view.image_ids, family.called), derived
+    return _none(_types(view), view.scores().why or view.threshold("image").why), False
+
+
 def _pixel_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
     maps = view.maps()
     if maps.value is None:
@@ -118,18 +160,32 @@ def _instance_by_type_family(view: PredictionView, defective: npt.NDArray[np.boo
 def _instances(view: PredictionView, *, by_type: bool) -> Built:
     results = view.detections()
     if results.value is None:
-        return _none(instance_metrics.NAMES, results.why), False
+        return _none(instance_metrics.names(), results.why), False
     if by_type and results.derived:
-        return _none(instance_metrics.NAMES, "detections derived from a map are of unknown type"), False
+        return _none(instance_metrics.names(), "detections derived from a map are of unknown type"), False
     return InstanceMetrics(view.dataset, view.image_ids, results.value, by_type=by_type), results.derived
+
+
+def _detection_rate_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    results, thresholds = view.detections(), view.threshold("detection")
+    if results.value is None or thresholds.value is None:
+        return _none(_types(view), results.why or thresholds.why), False
+    rates = detection_rate_by_type(view.dataset, view.image_ids, results.value, thresholds.value)
+    return rates, results.derived
 
 
 _FAMILIES: dict[str, Callable[[PredictionView, npt.NDArray[np.bool_]], Built]] = {
     "image": _image_family,
+    "image_recall_by_type": _image_recall_by_type_family,
     "pixel": _pixel_family,
     "instance": _instance_family,
     "instance_by_type": _instance_by_type_family,
+    "detection_rate_by_type": _detection_rate_by_type_family,
 }
+
+
+def _types(view: PredictionView) -> tuple[str, ...]:
+    return tuple(category["name"] for category in view.dataset.categories)
 
 
 def _none(names: Sequence[str], why: str) -> dict[str, Metric]:

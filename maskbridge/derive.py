@@ -28,6 +28,9 @@ from maskbridge.predictions import Result, Run
 #: Detections derived from one map at most, the highest first: what the COCO evaluation looks at.
 MOST_DETECTIONS = 100
 
+#: How far a box may leave its image: what rounding does, no more.
+BOX_SLACK_PIXELS = 0.5
+
 Value = TypeVar("Value")
 Maps = Callable[[int], npt.NDArray[np.float32]]
 Thresholds = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -74,6 +77,7 @@ class PredictionView:
         self.part = part
         self.image_ids = tuple(part_image_ids(run, dataset, part) if image_ids is None else image_ids)
         self._thresholds: Thresholds = (run.info.get("thresholds") or {}) if thresholds is None else thresholds
+        self._found_scores: Found[dict[int, float]] | None = None
         self._found_detections: Found[list[Result]] | None = None
         self._fold_of = dataset.fold_of_image() if part == "crossval" else {}
 
@@ -98,6 +102,11 @@ class PredictionView:
         Raises:
             RunError: When images of the part have no score, or others have one.
         """
+        if self._found_scores is None:
+            self._found_scores = self._find_scores()
+        return self._found_scores
+
+    def _find_scores(self) -> Found[dict[int, float]]:
         scores = self.run.scores(self.part)
         if scores is not None:
             self._refuse_other_images(set(scores), "scores")
@@ -143,7 +152,7 @@ class PredictionView:
         """COCO results of all images.
 
         Raises:
-            RunError: When a detection belongs to no image of the part, or its mask is not one of that image.
+            RunError: When a detection belongs to no image of the part, or its box or mask is not one of that image.
         """
         if self._found_detections is None:
             self._found_detections = self._find_detections()
@@ -182,8 +191,7 @@ class PredictionView:
                     where=where,
                     found=f"image_id {image_id} in entry {index}",
                 )
-            if "segmentation" in result:
-                _check_mask(result["segmentation"], self.dataset.image_by_id[image_id], f"{where}, entry {index}")
+            _check_in_image(result, self.dataset.image_by_id[image_id], f"{where}, entry {index}")
         return results
 
     def _refuse_other_images(self, found: set[int], what: str) -> None:
@@ -274,14 +282,22 @@ def detections_from_map(anomaly_map: npt.NDArray[np.float32], threshold: float, 
     return results
 
 
-def _check_mask(rle: Any, image: Image, where: str) -> None:
-    """Refuse what is no compressed RLE of the image's size."""
-    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str):
-        raise RunError("the mask is not a compressed RLE", where=where, found=str(rle)[:80])
-    if tuple(rle.get("size", ())) != image.size_hw:
+def _check_in_image(result: Result, image: Image, where: str) -> None:
+    """Refuse a box that leaves the image, and a mask of another size."""
+    left, top, width, height = result["bbox"]
+    slack = BOX_SLACK_PIXELS
+    if min(left, top) < -slack or left + width > image.width + slack or top + height > image.height + slack:
+        raise RunError(
+            f"the box leaves image {image.id}",
+            where=where,
+            found=f"{result['bbox']} [left, top, width, height]",
+            expected=f"within {image.width} x {image.height} pixels",
+            remedy="clip boxes to the image",
+        )
+    if "segmentation" in result and tuple(result["segmentation"]["size"]) != image.size_hw:
         raise RunError(
             f"the mask has another size than image {image.id}",
             where=where,
-            found=rle.get("size"),
+            found=result["segmentation"]["size"],
             expected=f"{list(image.size_hw)} [height, width]",
         )

@@ -96,16 +96,26 @@ def encode_crop(crop: npt.NDArray[Any], offset_xy: tuple[int, int], size_hw: tup
 
 def decode(rle: RLE) -> Mask:
     """Decode a compressed RLE to a mask, H x W, uint8, 0 or 1."""
-    decoded: Mask = coco_mask.decode({"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")})
+    decoded: Mask = coco_mask.decode(packed(rle))
     return decoded
+
+
+def area(rle: RLE) -> int:
+    """Number of pixels of a mask."""
+    return int(coco_mask.area(packed(rle)))
+
+
+def packed(rle: RLE) -> dict[str, Any]:
+    """An RLE as pycocotools takes it: `counts` in bytes."""
+    return {"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}
 
 
 def union(rles: Iterable[RLE], size_hw: tuple[int, int]) -> Mask:
     """Union of masks: H x W, uint8, 0 or 1; all zero when there are none."""
-    packed = [{"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")} for rle in rles]
-    if not packed:
+    pieces = [packed(rle) for rle in rles]
+    if not pieces:
         return np.zeros(size_hw, dtype=np.uint8)
-    merged: Mask = coco_mask.decode(coco_mask.merge(packed))
+    merged: Mask = coco_mask.decode(coco_mask.merge(pieces))
     return merged
 
 

@@ -12,12 +12,14 @@ A file that is absent was not produced; `derive` fills in what follows from the 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, Required, TypedDict, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -32,11 +34,16 @@ from maskbridge.run_lengths import run_lengths
 class Result(TypedDict, total=False):
     """One entry of `detections.json`: a COCO result. `segmentation` is optional."""
 
-    image_id: int
-    category_id: int | None
-    bbox: list[float]
-    score: float
+    image_id: Required[int]
+    category_id: Required[int | None]
+    bbox: Required[Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)]]
+    score: Required[float]
     segmentation: RLE
+
+
+# A typed decoder stops at the first value of another kind: a hostile file never becomes objects in memory.
+_RESULTS = msgspec.json.Decoder(list[Result])
+_SCORES = msgspec.json.Decoder(dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -121,26 +128,24 @@ class Run:
         path = self._part(part) / "scores.json"
         if not path.is_file():
             return None
-        scores = read_json(path)
-        if not isinstance(scores, dict):
-            raise RunError("is not a table of scores by image id", where=path, found=type(scores).__name__)
-        for image_id, value in scores.items():
+        scores = _decoded(path, _SCORES, "is not a table of scores by image id")
+        for image_id in scores:
             if not image_id.isdecimal():
                 raise RunError("a score is not named by an image id", where=path, found=repr(image_id))
-            if not _is_finite(value):
-                raise RunError("a score is not a finite number", where=path, found=f"{value!r} for image {image_id}")
-        return {int(image_id): float(value) for image_id, value in scores.items()}
+        return {int(image_id): value for image_id, value in scores.items()}
 
     def detections(self, part: str) -> list[Result] | None:
         """COCO results of a part; None where the approach gave none."""
         path = self._part(part) / "detections.json"
         if not path.is_file():
             return None
-        results = read_json(path)
-        if not isinstance(results, list):
-            raise RunError("is not a list of COCO results", where=path, found=type(results).__name__)
+        results = _decoded(path, _RESULTS, "is not a COCO result")
         for index, result in enumerate(results):
-            _check_result(result, f"{path}, entry {index}")
+            where = f"{path}, entry {index}"
+            if result["bbox"][2] < 0 or result["bbox"][3] < 0:
+                raise RunError("has a box of negative size", where=where, found=result["bbox"])
+            if "segmentation" in result:
+                _check_mask(result["segmentation"], where)
         return cast(list[Result], results)
 
     def has_maps(self, part: str) -> bool:
@@ -257,35 +262,24 @@ def _result(image_id: int, detection: Detection) -> Result:
     return result
 
 
-def _check_result(result: Any, where: str) -> None:
+def _decoded(path: Path, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
     try:
-        box, score = result["bbox"], result["score"]
-        numbers = [*box, score]
-        valid = len(box) == 4 and all(_is_finite(number) for number in numbers)
-        valid = valid and isinstance(result["image_id"], int) and isinstance(result["category_id"], int | None)
-    except (KeyError, TypeError) as error:
-        raise RunError("is not a COCO result", where=where, found=repr(error)) from error
-    if not valid:
-        raise RunError("has values of the wrong kind", where=where, found=str(result)[:120])
-    if box[2] < 0 or box[3] < 0:
-        raise RunError("has a box of negative size", where=where, found=box)
-    if "segmentation" in result:
-        _check_mask(result["segmentation"], where)
+        return decoder.decode(path.read_bytes())
+    except msgspec.ValidationError as error:
+        told = re.fullmatch(r"(?:Expected (.+?), got )?(.+?)(?: - at `\$(?:\[(\d+)\])?(.*)`)?", str(error))
+        assert told is not None, "every part but the second is optional"
+        expected, found, entry, place = told.groups()
+        where = path if entry is None else f"{path}, entry {entry}"
+        raise RunError(what, where=where, found=found + f" at {place}" * bool(place), expected=expected) from error
+    except (ValueError, RecursionError) as error:
+        raise RunError("not a readable JSON file", where=path, found=str(error)) from error
 
 
-def _check_mask(rle: Any, where: str) -> None:
+def _check_mask(rle: RLE, where: str) -> None:
     try:
         height, width = rle["size"]
         found, expected = int(run_lengths(rle["counts"]).sum()), height * width
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise RunError("the mask is not a compressed RLE", where=where, found=str(rle)[:80]) from error
     if found != expected:
         raise RunError("the mask has runs of another size", where=where, found=found, expected=expected)
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a JSON value is a number that a float can hold."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from maskbridge.dataset import Dataset
 from maskbridge.derive import PredictionView
-from maskbridge.matching import box_iou, match
+from maskbridge.matching import box_pairs, match, ranks
 from maskbridge.pixel_counts import PixelCounts
 from maskbridge.predictions import Result, Run
 
@@ -121,18 +121,20 @@ def detection_threshold(
     Returns:
         The threshold; None when no detection finds a defect.
     """
-    scores: list[float] = []
-    found: list[bool] = []
-    for image_id, boxes in boxes_by_image.items():
-        mine = sorted((r for r in results if r["image_id"] == image_id), key=lambda r: -r["score"])
-        scores += [result["score"] for result in mine]
-        found += match(box_iou([r["bbox"] for r in mine], boxes), np.array([DETECTION_IOU]))[0].tolist()
-    if not any(found):
+    image_ids = [image_id for image_id, boxes in boxes_by_image.items() for _ in boxes]
+    true = np.array([box for boxes in boxes_by_image.values() for box in boxes], np.float64).reshape(-1, 4)
+    mine = [result for result in results if result["image_id"] in boxes_by_image]
+    detected = np.array([result["bbox"] for result in mine], np.float64).reshape(-1, 4)
+    units = np.array([result["image_id"] for result in mine], np.int64)
+    scores = np.array([result["score"] for result in mine], np.float64)
+    pairs = box_pairs(detected, units, true, np.array(image_ids, np.int64), DETECTION_IOU)
+    found = match(pairs, ranks(scores, units), np.array([DETECTION_IOU]))[0] >= 0
+    if not found.any():
         return None
-    values, place = np.unique(np.asarray(scores), return_inverse=True)
+    values, place = np.unique(scores, return_inverse=True)
     matched = np.bincount(place, weights=found, minlength=len(values))
     accepted = np.bincount(place, minlength=len(values))
-    return _f1_max(matched, accepted, sum(len(boxes) for boxes in boxes_by_image.values()), values, values)
+    return _f1_max(matched, accepted, len(true), values, values)
 
 
 def _image_entry(view: PredictionView) -> Entry:

@@ -1,18 +1,24 @@
 import contextlib
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from evaluation.instance_metrics import NAMES, InstanceMetrics
+from evaluation.instance_metrics import BANDS, InstanceMetrics, names
 from maskbridge import geometry
 from maskbridge.errors import RunError
 
+#: COCO's own areas, as its figures name them.
+COCO_BANDS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+COCO_NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+COCO_NAMES += ("ar1", "ar10", "ar100", "ar100_small", "ar100_medium", "ar100_large")
 
-def reference(dataset, ids, results, kind, by_type):
-    """AP, AP50 and AR100 of pycocotools; without types every defect is of the first one."""
+
+def reference(dataset, ids, results, kind, by_type, bands=None):
+    """The figures of pycocotools; without types every defect is of the first one."""
     only = {} if by_type else {"category_id": 1}
     coco = COCO()
     coco.dataset = {
@@ -23,14 +29,39 @@ def reference(dataset, ids, results, kind, by_type):
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
         found = [{**r, **only} for r in results]
-        for result in found if kind == "bbox" else ():
-            result.pop("segmentation")
+        for result in found:  # with both, pycocotools takes the area of the box also for masks
+            result.pop("segmentation" if kind == "bbox" else "bbox", None)
         evaluation = COCOeval(coco, coco.loadRes(found), kind)
         evaluation.params.imgIds = ids
+        if bands is not None:
+            evaluation.params.areaRng = [[0, 1e10], *map(list, bands.values())]
+            evaluation.params.areaRngLbl = ["all", *bands]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation.stats[0], evaluation.stats[1], evaluation.stats[8]
+        if bands is None:
+            evaluation.summarize()
+            return dict(zip(COCO_NAMES, evaluation.stats, strict=True))
+    figures = {}
+    for place, band in enumerate(bands, start=1):
+        precision, recall = (evaluation.eval[name][..., place, -1] for name in ("precision", "recall"))
+        for name, values in (("ap", precision), ("ap50", precision[0]), ("ar100", recall)):
+            kept = values[values > -1]
+            figures[f"{name}_{band}"] = kept.mean() if kept.size else -1
+    return figures
+
+
+def figures_of(point, kind):
+    return {name.removeprefix(kind + "_"): value for name, value in point.items() if name.startswith(kind)}
+
+
+def assert_same(family, kind, expected):
+    """-1 is pycocotools' word for undefined."""
+    point = figures_of(family.point(), kind)
+    for name, value in expected.items():
+        if value == -1:
+            assert f"{kind}_{name}" in family.whys
+        else:
+            assert point[name] == pytest.approx(value, abs=1e-9), name
 
 
 def noisy(dataset, ids, rng):
@@ -59,29 +90,102 @@ def noisy(dataset, ids, rng):
     return results
 
 
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("by_type", [False, True], ids=["agnostic", "by type"])
 @pytest.mark.parametrize("seed", range(4))
-def test_equal_to_pycocotools(dataset, ids, by_type, seed):
+def test_all_twelve_figures_are_those_of_pycocotools(dataset, ids, by_type, seed, kind):
     results = noisy(dataset, ids, np.random.default_rng(seed))
-    point = InstanceMetrics(dataset, ids, results, by_type=by_type).point()
-    boxes = reference(dataset, ids, results, "bbox", by_type)
-    masks = reference(dataset, ids, results, "segm", by_type)
-    assert (point["bbox_ap"], point["bbox_ap50"], point["bbox_ar100"]) == pytest.approx(boxes, abs=1e-9)
-    assert (point["segm_ap"], point["segm_ap50"]) == pytest.approx(masks[:2], abs=1e-9)
+    family = InstanceMetrics(dataset, ids, results, by_type=by_type, bands=COCO_BANDS)
+    assert_same(family, kind, reference(dataset, ids, results, kind, by_type))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("by_type", [False, True], ids=["agnostic", "by type"])
+def test_figures_by_size_are_those_of_pycocotools_with_the_same_bands(dataset, ids, by_type, kind):
+    bands = {"a": (0, np.nextafter(12, 0)), "b": (12, np.nextafter(60, 0)), "c": (60, 1e10), "none": (5000, 1e10)}
+    results = noisy(dataset, ids, np.random.default_rng(11))
+    family = InstanceMetrics(dataset, ids, results, by_type=by_type, bands=bands)
+    assert_same(family, kind, reference(dataset, ids, results, kind, by_type, bands))
+    assert family.whys == {name: "there is no defect of this size" for name in names(bands) if name.endswith("_none")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crowded_images_are_matched_as_pycocotools_does(new_dataset, tmp_path, seed):
+    """Many overlapping boxes of several types and sizes, tied confidences and tied overlaps."""
+    rng = np.random.default_rng(seed)
+
+    def boxes(count):
+        return np.hstack([rng.integers(0, 80, (count, 2)), 2 ** rng.integers(1, 7, (count, 2))]).astype(float)
+
+    ids = list(range(1, 13))
+    annotations = [
+        {
+            "id": 100 * i + n,
+            "image_id": i,
+            "category_id": int(rng.integers(1, 4)),
+            "bbox": box.tolist(),
+            "area": float(box[2] * box[3]),
+            "iscrowd": 0,
+        }
+        for i in ids[:-2]
+        for n, box in enumerate(boxes(25), start=1)
+    ]
+    results = [
+        {
+            "image_id": i,
+            "category_id": int(rng.integers(1, 4)),
+            "bbox": box.tolist(),
+            "score": float(rng.integers(0, 20)),
+        }
+        for i in ids
+        for box in np.vstack([boxes(130), *([a["bbox"]] for a in annotations if a["image_id"] == i)])
+    ]
+    dataset = SimpleNamespace(
+        images=[SimpleNamespace(id=i, height=150, width=200) for i in ids],
+        annotations=annotations,
+        categories=[{"id": i, "name": str(i), "supercategory": "tile"} for i in (1, 2, 3)],
+        annotations_by_image={i: [a for a in annotations if a["image_id"] == i] for i in ids},
+    )
+    for by_type in (False, True):
+        family = InstanceMetrics(dataset, ids, results, by_type=by_type, bands=COCO_BANDS)
+        assert_same(family, "bbox", reference(dataset, ids, results, "bbox", by_type))
 
 
 def test_equal_to_pycocotools_on_some_images_only(dataset, ids):
     some = ids[1::3]
     results = [r for r in noisy(dataset, ids, np.random.default_rng(5)) if r["image_id"] in some]
-    point = InstanceMetrics(dataset, some, results, by_type=True).point()
-    assert point["segm_ap"] == pytest.approx(reference(dataset, some, results, "segm", True)[0], abs=1e-9)
+    family = InstanceMetrics(dataset, some, results, by_type=True, bands=COCO_BANDS)
+    assert_same(family, "segm", reference(dataset, some, results, "segm", True))
 
 
 def test_equal_to_pycocotools_beyond_a_hundred_detections(dataset, ids):
     results = [r for seed in range(60) for r in noisy(dataset, ids[:4], np.random.default_rng(seed))]
-    point = InstanceMetrics(dataset, ids, results, by_type=False).point()
-    expected = reference(dataset, ids, results, "bbox", False)
-    assert (point["bbox_ap"], point["bbox_ap50"], point["bbox_ar100"]) == pytest.approx(expected, abs=1e-9)
+    family = InstanceMetrics(dataset, ids, results, by_type=False, bands=COCO_BANDS)
+    assert_same(family, "bbox", reference(dataset, ids, results, "bbox", False))
+
+
+def test_images_without_defects_full_of_false_positives_count_as_in_pycocotools(dataset, ids, truth):
+    good = [image.id for image in dataset.images if image.is_good]
+    results = truth_results(dataset, ids, truth)
+    wrong = [{**results[n % 5], "image_id": i, "score": 2.0 - n / 99} for i in good for n in range(90)]
+    family = InstanceMetrics(dataset, ids, [*results, *wrong], by_type=False, bands=COCO_BANDS)
+    expected = reference(dataset, ids, [*results, *wrong], "segm", False)
+    assert expected["ap"] < 0.1
+    assert_same(family, "segm", expected)
+
+
+def test_a_defect_of_a_hundred_pixels_has_a_band_of_its_own(new_dataset, tmp_path):
+    masks = [np.zeros((150, 200), np.uint8) for _ in range(3)]
+    for mask, side in zip(masks, (9, 10, 100), strict=True):
+        mask[3 : 3 + side, 5 : 5 + side] = 1
+    dataset = new_dataset(tmp_path / "d", masks)
+    found = {"image_id": 2, "category_id": 1, "bbox": [5.0, 3.0, 10.0, 10.0], "score": 0.9}
+    family = InstanceMetrics(dataset, [1, 2, 3], [found], by_type=False)
+    point = family.point()
+    values = [point[f"bbox_ap_{band}"] for band in BANDS]
+    assert values[:2] == pytest.approx([0, 1])
+    assert values[3] == 0
+    assert family.whys["bbox_ap_1000_10000px"] == "there is no defect of this size"
 
 
 def test_weights_count_images_several_times(dataset, ids):
@@ -95,10 +199,10 @@ def test_weights_count_images_several_times(dataset, ids):
         some = [image_id for image_id, count in zip(ids, counts, strict=True) if count]
         mine = [r for r in results if r["image_id"] in some]
         alone = InstanceMetrics(dataset, some, mine, by_type=False).point()
-        assert {name: values[name][row] for name in NAMES} == pytest.approx(alone)
+        assert {name: values[name][row] for name in alone} == pytest.approx(alone, nan_ok=True)
     family = InstanceMetrics(dataset, ids, results, by_type=True)
     twice = {name: value[0] for name, value in family.values(np.full((1, len(ids)), 2)).items()}
-    assert twice == pytest.approx(family.point())
+    assert twice == pytest.approx(family.point(), nan_ok=True)
 
 
 def test_worked_by_hand(new_dataset, tmp_path):
@@ -116,7 +220,10 @@ def test_worked_by_hand(new_dataset, tmp_path):
     assert point["bbox_ap50"] == pytest.approx(half + 50 / 101 * 2 / 3)
     assert point["bbox_ap"] == pytest.approx((half + 50 / 101 * 2 / 3 + 9 * half) / 10)
     assert point["bbox_ar100"] == pytest.approx((1 + 9 * 0.5) / 10)
-    assert set(family.whys) == {"segm_ap", "segm_ap50"}
+    without_masks = {name for name, why in family.whys.items() if why == "the detections have no masks"}
+    assert without_masks == {f"segm_{name}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")} | {
+        f"segm_{name}_under_100px" for name in ("ap", "ap50", "ar100")
+    }
 
 
 def test_false_positives_on_good_images_cost_precision(dataset, ids, truth):
@@ -129,14 +236,15 @@ def test_false_positives_on_good_images_cost_precision(dataset, ids, truth):
 def test_an_empty_list_looked_and_found_nothing(dataset, ids):
     for by_type in (False, True):
         family = InstanceMetrics(dataset, ids, [], by_type=by_type)
-        assert family.point() == dict.fromkeys(NAMES, 0.0)
-        assert not family.whys
+        point = {name: value for name, value in family.point().items() if name not in family.whys}
+        assert set(point.values()) == {0.0}
+        assert {"bbox_ap", "segm_ap50", "bbox_ar100", "segm_ap_under_100px"} <= set(point)
 
 
 def test_without_a_defect_all_is_undefined(new_dataset, tmp_path):
     dataset = new_dataset(tmp_path / "d", [np.zeros((5, 9), np.uint8)] * 2)
     family = InstanceMetrics(dataset, [1, 2], [], by_type=False)
-    assert set(family.whys) == set(NAMES)
+    assert set(family.whys) == set(names())
 
 
 def test_detections_of_unknown_type_have_no_metrics_by_type(dataset, ids, truth):

@@ -8,7 +8,7 @@ from evaluation.intervals import Resampling, measure, newcombe, wilson
 def measured(scores, defective, groups=None, samples=400, thresholds=None):
     groups = np.arange(len(scores)) if groups is None else groups
     resampling = Resampling(groups, defective, samples=samples, seed=0)
-    return measure(ImageMetrics(scores, defective, thresholds), resampling, derived=False)
+    return measure(ImageMetrics(scores, defective, thresholds), resampling, derived=False)[0]
 
 
 def test_newcombe_equals_the_published_implementation():
@@ -36,6 +36,20 @@ def test_every_group_is_drawn_whole_and_strata_keep_their_size():
     assert (weights[:, 3] == weights[:, 4]).all()
     assert (weights[:, 0] + weights[:, 2] == 2).all()
     assert (weights[:, 3] + weights[:, 5] == 2).all()
+
+
+def test_more_samples_begin_with_the_same():
+    groups, defective = np.arange(9), np.arange(9) > 4
+    few = Resampling(groups, defective, samples=20, seed=3)
+    many = Resampling(groups, defective, samples=20, drawn=50, seed=3)
+    assert many.weights.shape == (50, 9)
+    assert np.array_equal(many.weights[:20], few.weights)
+    scores = np.arange(9.0) % 4
+    (one, sampled), (two, more) = (
+        measure(ImageMetrics(scores, defective, None), r, derived=False) for r in (few, many)
+    )
+    assert one == two
+    assert np.array_equal(sampled["auroc"], more["auroc"][:20])
 
 
 def test_the_same_seed_gives_the_same_interval():

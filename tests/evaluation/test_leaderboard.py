@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 
 import numpy as np
@@ -20,15 +22,21 @@ def test_runs_stand_side_by_side_best_first(dataset, ids, new_run, truth, tmp_pa
     best = new_run(tmp_path / "best", dataset, truth(dataset, ids), weights_from="resnet.pth")
     maps = [Prediction(image_id=i, map=np.full((2, 3), i % 2, np.float32)) for i in ids]
     derived = new_run(tmp_path / "derived", dataset, maps, weights_from="a.pt, hashed text features")
-    board = evaluate_runs([worst.path, derived.path, best.path], out=tmp_path / "out", samples=20)
+    board = evaluate_runs([worst.path, derived.path, best.path], samples=20)
+    assert not (tmp_path / "out").exists()
+    assert not (best.path / "metrics.json").exists()
+    board.write_metrics()
+    board.write(tmp_path / "out")
     assert board.rows[0].run == "best"
-    assert [row.auroc for row in board.rows] == sorted((row.auroc for row in board.rows), reverse=True)
+    aurocs = [row.metrics["image"]["auroc"]["value"] for row in board.rows]
+    assert aurocs == sorted(aurocs, reverse=True)
 
     text = (tmp_path / "out/leaderboard.md").read_text(encoding="utf-8")
     assert text == board.markdown()
     assert "12 good and 18 defective images" in text
     assert "F1max (oracle)" in text
     cells = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    assert "beats worst: image AUROC" in text or "not distinguishable on 30 images: image AUROC" in text
     assert "made-up †" in cells["worst"]
     assert "made-up ‡" in cells["derived"]
     assert "made-up |" in cells["best"]
@@ -43,10 +51,52 @@ def test_runs_stand_side_by_side_best_first(dataset, ids, new_run, truth, tmp_pa
         assert json.loads((tmp_path / row["run"] / "metrics.json").read_text()) == row["metrics"]
 
 
-def test_nothing_is_written_beside_the_runs_without_a_folder(dataset, ids, new_run, tmp_path):
-    run = new_run(tmp_path / "run", dataset, scores_of(dataset, ids, 1.0))
-    evaluate_runs([run.path], samples=5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "tiles"]
+def test_the_csv_has_a_line_for_every_metric_of_every_run(dataset, ids, new_run, truth, tmp_path):
+    runs = [new_run(tmp_path / name, dataset, truth(dataset, ids)) for name in ("one", 'two, "quoted"')]
+    board = evaluate_runs([run.path for run in runs], samples=5)
+    rows = list(csv.DictReader(io.StringIO(board.csv())))
+    assert {row["run"] for row in rows} == {run.name for run in runs}
+    of_one = {(row["family"], row["metric"]): row for row in rows if row["run"] == "one"}
+    auroc = board.rows[0].metrics["image"]["auroc"]
+    assert float(of_one["image", "auroc"]["low"]) == auroc["low"]
+    assert of_one["instance", "bbox_ap_over_10000px"]["why"] == "there is no defect of this size"
+    assert ("cost", "train_seconds") in of_one
+    assert len(of_one) == len(rows) / 2
+
+
+def test_every_pair_is_compared_on_every_column(dataset, ids, new_run, truth, tmp_path):
+    runs = [new_run(tmp_path / str(n), dataset, scores_of(dataset, ids, n / 2, n)) for n in range(4)]
+    board = evaluate_runs([run.path for run in runs], samples=10)
+    assert {len(pairs) for pairs in board.comparisons.values()} == {6}
+    assert len(board.evaluations[0].sampled["image"]["auroc"]) >= 6 * 80
+    assert json.loads(json.dumps(board.to_json(), allow_nan=False))["comparisons"]["image.auroc"][0]["pairs"] == 6
+    assert all("cannot be compared" in pair.sentence for pair in board.comparisons["instance.bbox_ap"])
+
+
+def test_runs_that_differ_by_their_seed_show_the_spread(dataset, ids, new_run, tmp_path):
+    runs = [new_run(tmp_path / f"seed{n}", dataset, scores_of(dataset, ids, 1.0, n), seed=n) for n in range(3)]
+    text = evaluate_runs([run.path for run in runs], samples=5).markdown()
+    assert "Mean and standard deviation over seeds" in text
+    row = next(line for line in text.splitlines() if "seed0" in line and "seed1" in line and "±" in line)
+    aurocs = [
+        each.metrics["image"]["auroc"]["value"] for each in evaluate_runs([r.path for r in runs], samples=5).evaluations
+    ]
+    assert f"{np.mean(aurocs):.3f} ± {np.std(aurocs, ddof=1):.3f}".replace("0.", ".") in row
+
+
+def test_two_runs_of_one_name_are_refused(dataset, ids, new_run, tmp_path):
+    runs = [new_run(tmp_path / folder / "run", dataset, scores_of(dataset, ids, 1.0)) for folder in "ab"]
+    with pytest.raises(RunError, match=r"same name.*rename"):
+        evaluate_runs([run.path for run in runs], samples=5)
+    with pytest.raises(RunError, match="the same run twice"):
+        evaluate_runs([runs[0].path, runs[0].path], samples=5)
+
+
+def test_a_run_name_with_markup_stays_text_in_the_table(dataset, ids, new_run, tmp_path):
+    run = new_run(tmp_path / "a|b<script>", dataset, scores_of(dataset, ids, 1.0))
+    text = evaluate_runs([run.path], samples=5).markdown()
+    assert "a\\|b\\<script\\>" in text
+    assert "<script>" not in text.replace("\\<script\\>", "")
 
 
 def test_crossval_is_taken_where_it_is(dataset, ids, new_run, tmp_path):

@@ -176,7 +176,7 @@ def test_crossval_is_the_union_of_the_test_parts_and_other_parts_are_the_folds(t
 
 def test_a_mask_that_is_not_one_of_its_image_is_refused_with_the_entry_named(tmp_path):
     small = geometry.encode(np.ones((3, 4), np.uint8))
-    for rle, told in ((small, "image 1"), ({"size": list(SIZE), "counts": [5, 595]}, "compressed")):
+    for rle, told in ((small, "image 1"), ({"size": list(SIZE), "counts": [5, 595]}, "segmentation.counts")):
         detections = [Detection(box_ltwh=(1, 2, 3, 4), score=1.0, segmentation=rle)]
         view = a_view(tmp_path, [Prediction(image_id=1, detections=detections)])
         with pytest.raises(RunError, match=f"entry 0.*{told}"):
@@ -188,3 +188,18 @@ def test_a_map_not_named_by_an_image_is_refused(tmp_path):
     np.save(tmp_path / "run/predictions/crossval/maps/other.npy", np.ones((2, 3)))
     with pytest.raises(RunError, match=r"other\.npy"):
         view.maps()
+
+
+@pytest.mark.parametrize("box_ltwh", [(-2, 2, 5, 4), (1, -1, 3, 4), (25, 2, 30, 4), (1, 15, 3, 9.0)])
+def test_a_box_that_leaves_its_image_is_refused_with_the_entry_named(tmp_path, box_ltwh):
+    view = a_view(tmp_path, [Prediction(image_id=1, detections=[Detection(box_ltwh=box_ltwh, score=1.0)])])
+    with pytest.raises(RunError, match=r"entry 0: the box leaves image 1.*clip boxes to the image"):
+        view.detections()
+
+
+def test_a_box_may_leave_its_image_by_rounding(tmp_path):
+    height, width = SIZE
+    view = a_view(
+        tmp_path, [Prediction(image_id=1, detections=[Detection(box_ltwh=(-0.4, 0, width + 0.8, height), score=1.0)])]
+    )
+    assert len(view.detections().value) == 1

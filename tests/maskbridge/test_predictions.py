@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ GOOD = {"image_id": 1, "category_id": 2, "bbox": [1, 2.5, 3, 4], "score": 0.5}
 
 def run_with(tmp_path, **files) -> Run:
     part = tmp_path / "run" / "predictions" / "test"
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (part / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
     return Run(tmp_path / "run", {})
@@ -90,7 +91,7 @@ def test_hostile_scores_are_told_in_one_line(tmp_path, scores):
 @pytest.mark.parametrize(
     "entry",
     [
-        {"score": "0.5"}, {"score": None}, {"score": True}, {"score": float("nan")}, {"score": 10**400},
+        {"score": "0.5"}, {"score": None}, {"score": True}, {"score": 10**400},
         {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "4"]}, {"bbox": "abcd"}, {"bbox": None}, {"bbox": {"a": 1}},
         {"bbox": [1, 2, -3, 4]}, {"bbox": [1, 2, 3, -0.1]}, {"bbox": [[1], 2, 3, 4]}, {"image_id": "1"},
         {"segmentation": None}, {"segmentation": "x"}, {"segmentation": [[1, 2, 3, 4, 5, 6]]}, {"segmentation": {}},
@@ -104,6 +105,24 @@ def test_hostile_scores_are_told_in_one_line(tmp_path, scores):
 def test_a_hostile_detection_is_told_with_its_place(tmp_path, entry):
     with pytest.raises(RunError, match=r"detections\.json, entry 1: "):
         run_with(tmp_path, detections=[GOOD, {**GOOD, **entry}]).detections("test")
+
+
+@pytest.mark.parametrize("entry", [{"score": float("nan")}, {"bbox": [1, 2, float("inf"), 4]}])
+def test_a_number_that_is_none_is_told_with_its_byte(tmp_path, entry):
+    with pytest.raises(RunError, match=r"detections\.json: not a readable JSON file; found .*byte \d+"):
+        run_with(tmp_path, detections=[GOOD, {**GOOD, **entry}]).detections("test")
+
+
+def test_endless_nesting_and_objects_without_end_are_refused_before_they_are_built(tmp_path):
+    """Half a gigabyte of brackets, or of empty lists, ends at the first entry."""
+    for content in ("[" * 5_000_000, "[" + "[]," * 2_000_000 + "[]]", json.dumps([GOOD])[:-2] + ',"x":' + "[" * 10**6):
+        run = run_with(tmp_path, detections=content)
+        tracemalloc.start()
+        with pytest.raises(RunError, match=r"detections\.json"):
+            run.detections("test")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3 * len(content)
 
 
 @pytest.mark.parametrize("entry", [None, 5, "text", [], [1, 2], {}, {"image_id": 1}])

@@ -1,0 +1,185 @@
+"""A leaderboard as Markdown: the table of runs, who beats whom, the spread over folds and over seeds.
+
+markdown("bottle", "crossval", evaluations, comparisons)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.columns import COLUMNS, COSTS, heading, short
+from evaluation.comparison import Comparison
+from evaluation.metrics import Evaluation
+
+#: What stands in a cell without a value.
+ABSENT = "-"
+
+#: Metric of which the table says who beats whom.
+HEADLINE = "image.auroc"
+
+NOTES = (
+    "\\* derived: follows from other predictions of the run, such as an image score from detections or "
+    "detections from the map at the pixel threshold.",
+    "Oracle: at the threshold only the truth could choose. Accuracy uses the threshold fitted without the test part.",
+    "Box and mask AP ignore the defect type, except where it says by type.",
+    "A dash: undefined or not produced; leaderboard.json says why.",
+    "Escape rate: share of defective images that pass as good (missed defects). Overkill rate: share of good images "
+    "called defective (false alarms).",
+    "Intervals and tests cover the sampling of images, not of trainings.",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        run: Name of its folder.
+        approach: Name of the approach.
+        weights_from: Where its start weights came from.
+        metrics: Content of its metrics.json.
+    """
+
+    run: str
+    approach: str
+    weights_from: str
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Row:
+        """The row of a run."""
+        info = evaluation.run.info
+        weights_from = str(info.get("weights_from", "unknown"))
+        return cls(evaluation.run.name, str(info["approach"]), weights_from, evaluation.metrics)
+
+
+def markdown(
+    dataset: str, part: str, evaluations: Sequence[Evaluation], comparisons: dict[str, tuple[Comparison, ...]]
+) -> str:
+    """The tables with their notes.
+
+    Args:
+        dataset: Name of the dataset.
+        part: Parts the runs are of.
+        evaluations: The runs, best first.
+        comparisons: By `family.metric` every pair of runs.
+    """
+    rows = [Row.of(each) for each in evaluations]
+    counts, spread = rows[0].metrics["images"], rows[0].metrics["intervals"]
+    headings = ["run", "approach", *(c.heading for c in COLUMNS), *(c.heading for c in COSTS)]
+    lines = [
+        f"# {_escaped(dataset)}, {part}",
+        "",
+        f"{counts['good']} good and {counts['defective']} defective images. In brackets the 95 % "
+        f"interval ({spread['samples']} bootstrap samples of {spread['groups']} groups of images).",
+        "",
+        _line(headings),
+        _line(["---"] * len(headings)),
+        *(_line(_cells(row)) for row in rows),
+        "",
+        *_who_beats_whom(comparisons[HEADLINE]),
+        *_fold_table(rows),
+        *_seed_table(evaluations),
+    ]
+    notes = (*NOTES, *dict.fromkeys(note for row in rows for _, note in _weight_marks(row)))
+    return "\n".join([*lines, *(f"* {note}" for note in notes)]) + "\n"
+
+
+def _who_beats_whom(pairs: Sequence[Comparison]) -> list[str]:
+    if not pairs:
+        return []
+    return [
+        f"Who beats whom on {heading(*HEADLINE.split('.'))} (paired bootstrap over groups of images, p-values "
+        "corrected for the number of pairs by Holm's method; leaderboard.json has the other columns):",
+        "",
+        *(f"* {_escaped(pair.sentence)}" for pair in pairs),
+        "",
+    ]
+
+
+def _cells(row: Row) -> Iterable[str]:
+    yield _escaped(row.run)
+    yield _escaped(row.approach) + "".join(f" {mark}" for mark, _ in _weight_marks(row))
+    for column in COLUMNS:
+        yield _metric(row.metrics[column.family][column.name])
+    for cost in COSTS:
+        value = row.metrics["cost"][cost.name]["value"]
+        yield ABSENT if value is None else cost.form(value)
+
+
+def _fold_table(rows: Sequence[Row]) -> list[str]:
+    """Lines of the table of means over folds; none where no run was cross-validated."""
+    rows = [row for row in rows if "folds" in row.metrics]
+    if not rows:
+        return []
+    lines = _spread_head("Mean and standard deviation over the folds:", "run")
+    for row in rows:
+        folds = row.metrics["folds"]
+        spreads = (folds.get(column.family, {}).get(column.name, {}) for column in COLUMNS)
+        lines.append(_line([_escaped(row.run), *(_spread(each) for each in spreads)]))
+    return [*lines, ""]
+
+
+def _seed_table(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Lines of the table of means over runs that differ by their seed alone; none where there are no such runs."""
+    alike: dict[str, list[Evaluation]] = {}
+    for each in evaluations:
+        info = each.run.info
+        key = repr([info["approach"], info["options"], info["fold"], info.get("weights_from"), each.part])
+        alike.setdefault(key, []).append(each)
+    groups = [group for group in alike.values() if len({each.run.info.get("seed") for each in group}) > 1]
+    if not groups:
+        return []
+    lines = _spread_head("Mean and standard deviation over seeds, which the intervals do not cover:", "runs")
+    for group in groups:
+        names = ", ".join(_escaped(each.run.name) for each in group)
+        lines.append(_line([names, *(_spread(_over_seeds(group, c.family, c.name)) for c in COLUMNS)]))
+    return [*lines, ""]
+
+
+def _over_seeds(group: Sequence[Evaluation], family: str, name: str) -> dict[str, Any]:
+    values = [each.metrics[family][name]["value"] for each in group]
+    if None in values:
+        return {}
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+
+
+def _spread_head(title: str, first: str) -> list[str]:
+    headings = [first, *(column.heading for column in COLUMNS)]
+    return [title, "", _line(headings), _line(["---"] * len(headings))]
+
+
+def _spread(folds: dict[str, Any]) -> str:
+    if folds.get("mean") is None:
+        return ABSENT
+    return short(folds["mean"]) + (f" ± {short(folds['sd'])}" if folds["sd"] is not None else "")
+
+
+def _escaped(name: str) -> str:
+    """A name as text of a Markdown cell: no column, no markup."""
+    return "".join("\\" + letter if letter in "|\\`*<>" else letter for letter in name)
+
+
+def _weight_marks(row: Row) -> list[tuple[str, str]]:
+    """Mark and note of weights that make a figure say less about the approach."""
+    marks = []
+    if row.weights_from.startswith("none"):
+        marks.append(("†", "† random initialisation: no pretrained weights."))
+    if "hash" in row.weights_from:
+        marks.append(("‡", "‡ hashed text features instead of a text encoder's."))
+    return marks
+
+
+def _metric(metric: dict[str, Any]) -> str:
+    if metric["value"] is None:
+        return ABSENT
+    mark = "\\*" if metric["derived"] else ""
+    return f"{short(metric['value'])}{mark} [{short(metric['low'])}, {short(metric['high'])}]"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

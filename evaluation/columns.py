@@ -1,0 +1,86 @@
+"""What a leaderboard shows, in which order, and what each metric is called.
+
+heading("image", "auroc")          # "image AUROC"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Metrics of which less is better.
+LOWER_IS_BETTER = frozenset({"escape_rate", "overkill_rate"})
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of the leaderboard.
+
+    Attributes:
+        heading: What stands above it.
+        family: Family of the metric in metrics.json.
+        name: Name of the metric.
+    """
+
+    heading: str
+    family: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """`family.name`."""
+        return f"{self.family}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A figure of cost: what stands above it, its key in metrics.json and how it is written."""
+
+    heading: str
+    name: str
+    form: Callable[[float], str]
+
+
+COLUMNS = (
+    Column("image AUROC", "image", "auroc"),
+    Column("image AP", "image", "ap"),
+    Column("image F1max (oracle)", "image", "f1_max"),
+    Column("accuracy", "image", "accuracy"),
+    Column("escape rate", "image", "escape_rate"),
+    Column("overkill rate", "image", "overkill_rate"),
+    Column("pixel AUROC", "pixel", "auroc"),
+    Column("pixel AP", "pixel", "ap"),
+    Column("AUPRO@0.3", "pixel", "aupro_30"),
+    Column("AUPRO@0.05", "pixel", "aupro_05"),
+    Column("pixel IoU", "pixel", "iou"),
+    Column("box AP", "instance", "bbox_ap"),
+    Column("box AP50", "instance", "bbox_ap50"),
+    Column("mask AP", "instance", "segm_ap"),
+    Column("mask AP50", "instance", "segm_ap50"),
+    Column("box AP50 by type", "instance_by_type", "bbox_ap50"),
+)
+
+COSTS = (
+    Cost("labelled defects", "labelled_defects", lambda count: f"{count:.0f}"),
+    Cost("training, s", "train_seconds", lambda seconds: f"{seconds:.0f}"),
+    Cost("prediction, ms per image", "predict_ms_per_image", lambda milliseconds: f"{milliseconds:.0f}"),
+    Cost("parameters, millions", "parameters", lambda count: f"{count / 1e6:.2f}"),
+    Cost("peak memory, MB", "peak_memory_mb", lambda megabytes: f"{megabytes:.0f}"),
+)
+
+_HEADINGS = {(column.family, column.name): column.heading for column in COLUMNS}
+_FAMILIES = {"instance_by_type": "{} by type", "image_recall_by_type": "images found, {}"}
+_FAMILIES["detection_rate_by_type"] = "defects found, {}"
+
+
+def heading(family: str, name: str) -> str:
+    """What a metric is called in a sentence or a table."""
+    words = name.replace("bbox_", "box ").replace("segm_", "mask ").replace("_", " ")
+    pattern = _FAMILIES.get(family, "{}" if family == "instance" else family + " {}")
+    return _HEADINGS.get((family, name)) or pattern.format(words)
+
+
+def short(share: float) -> str:
+    """Three decimals without the leading zero: `.912`, `1.000`, `-.020`."""
+    text = f"{share:.3f}"
+    return text if abs(float(text)) >= 1 else text.replace("0.", ".", 1)
