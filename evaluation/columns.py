@@ -5,6 +5,7 @@ heading("image", "auroc")          # "image AUROC"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,15 +70,25 @@ COSTS = (
 )
 
 _HEADINGS = {(column.family, column.name): column.heading for column in COLUMNS}
-_FAMILIES = {"instance_by_type": "{} by type", "image_recall_by_type": "images found, {}"}
-_FAMILIES["detection_rate_by_type"] = "defects found, {}"
+_FAMILIES = {
+    "instance": "{}",
+    "instance_by_type": "{} by type",
+    "image_recall_by_type": "images called, {}",
+    "detection_rate_by_type": "defects found, {}",
+}
+_WORDS = {"bbox": "box", "segm": "mask", "ap": "AP", "f1": "F1", "auroc": "AUROC", "iou": "IoU"}
 
 
 def heading(family: str, name: str) -> str:
     """What a metric is called in a sentence or a table."""
-    words = name.replace("bbox_", "box ").replace("segm_", "mask ").replace("_", " ")
-    pattern = _FAMILIES.get(family, "{}" if family == "instance" else family + " {}")
-    return _HEADINGS.get((family, name)) or pattern.format(words)
+    if (family, name) in _HEADINGS:
+        return _HEADINGS[family, name]
+    if family.endswith("recall_by_type") or family.startswith("detection_rate"):
+        return _FAMILIES[family].format(name)
+    plain, low, word, high = re.fullmatch(r"(.+?)(?:_(?:(\d+)|(under|over))_(\d+)px)?", name).groups()  # type: ignore[union-attr]
+    words = [_WORDS.get(part, part.upper() if re.fullmatch(r"a[pr]\d+", part) else part) for part in plain.split("_")]
+    band = f", {low}–{high} px" if low else f", {word} {high} px" if word else ""
+    return _FAMILIES.get(family, family + " {}").format(" ".join(words) + band)
 
 
 def short(share: float) -> str:

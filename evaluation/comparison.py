@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.columns import LOWER_IS_BETTER, heading, short
+from evaluation.columns import COLUMNS, LOWER_IS_BETTER, heading, short
 from evaluation.intervals import Metric
 from evaluation.metrics import Evaluation
 
@@ -103,6 +103,59 @@ def compare_all(evaluations: Sequence[Evaluation], family: str, metric: str) -> 
     return tuple(
         _judged(replace(each, p_holm=p, pairs=count), *pair)
         for each, p, pair in zip(raw, corrected, pairs, strict=True)
+    )
+
+
+def compare_every_metric(one: Evaluation, other: Evaluation) -> tuple[Comparison, ...]:
+    """Compare two runs on every metric that either has."""
+    return tuple(
+        compare(one, other, family, metric)
+        for family in one.sampled
+        for metric in one.metrics[family]
+        if any(each.metrics[family].get(metric, {"value": None})["value"] is not None for each in (one, other))
+    )
+
+
+def comparison_text(one: Evaluation, other: Evaluation, comparisons: Sequence[Comparison]) -> str:
+    """A table for the terminal, and who beats whom in words.
+
+    Args:
+        one: The first run.
+        other: The second.
+        comparisons: Theirs, as `compare_every_metric` gives them.
+    """
+    count, spread = len(one.view.image_ids), one.metrics["intervals"]
+    rows = [["metric", one.run.name, other.run.name, "difference", "95 % interval", "p", "better"]]
+    for c in comparisons:
+        values = [each.metrics[c.family].get(c.metric, {"value": None})["value"] for each in (one, other)]
+        row = [heading(c.family, c.metric), *("-" if value is None else short(value) for value in values)]
+        if c.difference is None or c.low is None or c.high is None or c.p is None:
+            rows.append([*row, "-", "-", "-", "-"])
+        else:
+            interval = f"[{short(c.low)}, {short(c.high)}]"
+            rows.append(
+                [*row, f"{'+' * (c.difference > 0)}{short(c.difference)}", interval, _shown(c.p), c.winner or ""]
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    told = [c.sentence for c in comparisons if f"{c.family}.{c.metric}" in {column.key for column in COLUMNS}]
+    return "\n".join(
+        [
+            f"{one.run.name} and {other.run.name}, {one.part}, on the same {count} images "
+            f"({spread['groups']} groups, drawn {spread['samples']} times)",
+            "",
+            *(line.rstrip() for line in lines),
+            "",
+            *told,
+            "",
+            "Paired bootstrap over groups of images; it covers the sampling of images, not of trainings. p is for each "
+            "metric by itself: of so many, one in twenty falls below .05 by chance.",
+        ]
     )
 
 

@@ -1,7 +1,8 @@
-"""The registry: the public modules of `converters/`, `finetune/` and `baselines/` are it.
+"""The registry: the public modules of `converters/`, `finetune/`, `baselines/` and of the folders `commands/` are it.
 
 A format is a module of `converters/` with `read` (input), `export` (output) or both; an approach is a module of
-`finetune/` or `baselines/` (see `maskbridge.approach`). Names are module names with `_` as `-`.
+`finetune/` or `baselines/` (see `maskbridge.approach`); a command is a module of `maskbridge/commands/` or
+`evaluation/commands/` with `add_arguments(parser, words)` and `run(arguments)`. Names are module names with `_` as `-`.
 
     plugins.names("approach")           # ['autoencoder', 'deep-svdd', …]
     plugins.load("approach", "knn")     # the module
@@ -19,17 +20,21 @@ from typing import Any, Literal
 
 from maskbridge.errors import OptionError
 
-Kind = Literal["format", "approach"]
-PACKAGES: dict[Kind, tuple[str, ...]] = {"format": ("converters",), "approach": ("finetune", "baselines")}
+Kind = Literal["format", "approach", "command"]
+PACKAGES: dict[Kind, tuple[str, ...]] = {
+    "format": ("converters",),
+    "approach": ("finetune", "baselines"),
+    "command": ("maskbridge.commands", "evaluation.commands"),
+}
 
 
 def names(kind: Kind) -> list[str]:
-    """Names of all formats or approaches, sorted; nothing is imported."""
+    """Names of all formats, approaches or commands, sorted; nothing is imported."""
     return sorted(_table(kind))
 
 
 def load(kind: Kind, name: str) -> Any:
-    """Import a format or approach by name.
+    """Import a format, approach or command by name.
 
     Raises:
         OptionError: When there is none of that name; the nearest one is suggested.

@@ -263,8 +263,9 @@ def _result(image_id: int, detection: Detection) -> Result:
 
 
 def _decoded(path: Path, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
+    data = path.read_bytes()
     try:
-        return decoder.decode(path.read_bytes())
+        return decoder.decode(data)
     except msgspec.ValidationError as error:
         told = re.fullmatch(r"(?:Expected (.+?), got )?(.+?)(?: - at `\$(?:\[(\d+)\])?(.*)`)?", str(error))
         assert told is not None, "every part but the second is optional"
@@ -272,6 +273,11 @@ def _decoded(path: Path, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
         where = path if entry is None else f"{path}, entry {entry}"
         raise RunError(what, where=where, found=found + f" at {place}" * bool(place), expected=expected) from error
     except (ValueError, RecursionError) as error:
+        at = re.search(r"\(byte (\d+)\)", str(error))
+        number = re.match(rb"-?(NaN|Infinity)", data[int(at[1]) :]) if at is not None else None
+        if at is not None and number is not None:
+            found = f"{number[0].decode()} at byte {at[1]}"
+            raise RunError("a number is not finite", where=path, found=found) from error
         raise RunError("not a readable JSON file", where=path, found=str(error)) from error
 
 

@@ -24,9 +24,9 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("kind", ["format", "approach"])
+@pytest.mark.parametrize("kind", ["format", "approach", "command"])
 def test_every_public_module_is_listed_under_its_name_and_nothing_else(kind: plugins.Kind) -> None:
-    files = [path for package in plugins.PACKAGES[kind] for path in (ROOT / package).glob("[!_]*.py")]
+    files = [path for package in plugins.PACKAGES[kind] for path in (ROOT / package.replace(".", "/")).glob("[!_]*.py")]
     assert plugins.names(kind) == sorted(path.stem.replace("_", "-") for path in files)
 
 
@@ -35,7 +35,7 @@ def test_the_names_of_the_architecture_are_there() -> None:
     assert {"yolo-world", "sam", "deep-svdd", "autoencoder", "knn"} <= set(plugins.names("approach"))
 
 
-@pytest.mark.parametrize("kind", ["format", "approach"])
+@pytest.mark.parametrize("kind", ["format", "approach", "command"])
 def test_every_module_has_a_summary_of_one_line(kind: plugins.Kind) -> None:
     for name in plugins.names(kind):
         assert 10 < len(plugins.summary(kind, name)) < 120

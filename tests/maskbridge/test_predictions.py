@@ -109,7 +109,7 @@ def test_a_hostile_detection_is_told_with_its_place(tmp_path, entry):
 
 @pytest.mark.parametrize("entry", [{"score": float("nan")}, {"bbox": [1, 2, float("inf"), 4]}])
 def test_a_number_that_is_none_is_told_with_its_byte(tmp_path, entry):
-    with pytest.raises(RunError, match=r"detections\.json: not a readable JSON file; found .*byte \d+"):
+    with pytest.raises(RunError, match=r"detections\.json: a number is not finite; found (NaN|Infinity) at byte \d+"):
         run_with(tmp_path, detections=[GOOD, {**GOOD, **entry}]).detections("test")
 
 

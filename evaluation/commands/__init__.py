@@ -1,0 +1,1 @@
+"""Commands of evaluation, one file each, as in `maskbridge.commands`."""

@@ -1,0 +1,23 @@
+"""List every problem of a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset folder")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return the exit code."""
+    from maskbridge.check import check
+
+    problems = check(arguments.dataset)
+    for problem in problems:
+        print(problem)
+    print(f"{arguments.dataset}: {len(problems)} problems" if problems else f"{arguments.dataset}: whole")
+    return 1 if problems else 0

@@ -1,0 +1,22 @@
+"""Train and predict every fold, and merge them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from maskbridge.commands._training import add_training_arguments, training_of
+
+
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Add the arguments of the command."""
+    add_training_arguments(parser, words, fold=False)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return the exit code."""
+    from maskbridge.crossval import crossval
+
+    dataset, config, settings = training_of(arguments)
+    print(crossval(arguments.approach, dataset, arguments.run_path, config, settings).path)
+    return 0
