@@ -12,6 +12,7 @@ SAM_OPTIONS      ?=
 SVDD_OPTIONS     ?=
 AE_OPTIONS       ?=
 KNN_OPTIONS      ?=
+REPORT_OPTIONS   ?=
 # Text features for YOLO-World: a file, or the stand-in that knows no language and marks the run.
 TEXT_FEATURES    ?= hashed
 
@@ -23,6 +24,8 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 MB    := $(BIN)/maskbridge
 READY := $(VENV)/.ready
+# Other evaluators, for tests and benchmarks: an environment of their own on top of ours, which they would change.
+PEERS := .venv-peers
 DATA   = datasets/$(NAME)
 # Train and predict: all folds and their merged run, or one fold and its test part. Finished runs are kept.
 define TRAIN
@@ -33,7 +36,7 @@ $(MB) predict runs/$(NAME)-$(1)-$(FOLD) $(DATA) --device $(DEVICE))
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types convert finetune-yolo finetune-sam baselines evaluate bench clean
+.PHONY: help setup demo test check lint types convert finetune-yolo finetune-sam baselines evaluate report peers bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +52,15 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || \
 		{ echo "OpenCV's system libraries are missing; install them: sudo apt-get install libgl1 libglib2.0-0"; exit 1; }
+	@touch $@
+
+peers: $(PEERS)/.ready ## install other evaluators (anomalib, torchmetrics, …) beside ours, for tests and benchmarks
+
+$(PEERS)/.ready: $(READY) benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > \
+		$$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/maskbridge.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 	@touch $@
 
 demo: $(READY) ## everything once on a made-up sample, small enough for two cores
@@ -97,8 +109,11 @@ baselines: $(READY) ## NAME=name: train the baselines and predict
 evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
 	$(MB) evaluate $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-leaderboard
 
+report: $(READY) ## NAME=name: one page of every run of NAME: leaderboard, curves, every image
+	$(MB) report $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-report.html $(REPORT_OPTIONS)
+
 bench: $(READY) ## print the ratios of benchmarks/convert.py (MASKBRIDGE_DATA names real images)
 	$(BIN)/python benchmarks/convert.py
 
 clean: ## remove the virtual environment and caches; datasets and runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis

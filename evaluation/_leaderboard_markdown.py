@@ -56,6 +56,16 @@ class Row:
         weights_from = str(info.get("weights_from", "unknown"))
         return cls(evaluation.run.name, str(info["approach"]), weights_from, evaluation.metrics)
 
+    @property
+    def marks(self) -> list[tuple[str, str]]:
+        """Mark and note of start weights that make a figure say less about the approach."""
+        marks = []
+        if self.weights_from.startswith("none"):
+            marks.append(("†", "random initialisation: no pretrained weights"))
+        if "hash" in self.weights_from:
+            marks.append(("‡", "hashed text features instead of a text encoder's"))
+        return marks
+
 
 def markdown(
     dataset: str, part: str, evaluations: Sequence[Evaluation], comparisons: dict[str, tuple[Comparison, ...]]
@@ -85,8 +95,28 @@ def markdown(
         *_fold_table(rows),
         *_seed_table(evaluations),
     ]
-    notes = (*NOTES, *dict.fromkeys(note for row in rows for _, note in _weight_marks(row)))
+    notes = (*NOTES, *dict.fromkeys(f"{mark} {text}." for row in rows for mark, text in row.marks))
     return "\n".join([*lines, *(f"* {note}" for note in notes)]) + "\n"
+
+
+def seed_spreads(evaluations: Sequence[Evaluation]) -> list[tuple[tuple[str, ...], dict[str, dict[str, float]]]]:
+    """Runs that differ by their seed alone: their names, and by `family.metric` of each column `mean` and `sd`."""
+    alike: dict[str, list[Evaluation]] = {}
+    for each in evaluations:
+        info = each.run.info
+        key = repr([info["approach"], info["options"], info["fold"], info.get("weights_from"), each.part])
+        alike.setdefault(key, []).append(each)
+    spreads = []
+    for group in alike.values():
+        if len({each.run.info.get("seed") for each in group}) < 2:
+            continue
+        columns: dict[str, dict[str, float]] = {}
+        for column in COLUMNS:
+            values = [each.metrics[column.family][column.name]["value"] for each in group]
+            if None not in values:
+                columns[column.key] = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+        spreads.append((tuple(each.run.name for each in group), columns))
+    return spreads
 
 
 def _who_beats_whom(pairs: Sequence[Comparison]) -> list[str]:
@@ -103,7 +133,7 @@ def _who_beats_whom(pairs: Sequence[Comparison]) -> list[str]:
 
 def _cells(row: Row) -> Iterable[str]:
     yield _escaped(row.run)
-    yield _escaped(row.approach) + "".join(f" {mark}" for mark, _ in _weight_marks(row))
+    yield _escaped(row.approach) + "".join(f" {mark}" for mark, _ in row.marks)
     for column in COLUMNS:
         yield _metric(row.metrics[column.family][column.name])
     for cost in COSTS:
@@ -126,26 +156,12 @@ def _fold_table(rows: Sequence[Row]) -> list[str]:
 
 def _seed_table(evaluations: Sequence[Evaluation]) -> list[str]:
     """Lines of the table of means over runs that differ by their seed alone; none where there are no such runs."""
-    alike: dict[str, list[Evaluation]] = {}
-    for each in evaluations:
-        info = each.run.info
-        key = repr([info["approach"], info["options"], info["fold"], info.get("weights_from"), each.part])
-        alike.setdefault(key, []).append(each)
-    groups = [group for group in alike.values() if len({each.run.info.get("seed") for each in group}) > 1]
-    if not groups:
-        return []
+    spreads = seed_spreads(evaluations)
     lines = _spread_head("Mean and standard deviation over seeds, which the intervals do not cover:", "runs")
-    for group in groups:
-        names = ", ".join(_escaped(each.run.name) for each in group)
-        lines.append(_line([names, *(_spread(_over_seeds(group, c.family, c.name)) for c in COLUMNS)]))
-    return [*lines, ""]
-
-
-def _over_seeds(group: Sequence[Evaluation], family: str, name: str) -> dict[str, Any]:
-    values = [each.metrics[family][name]["value"] for each in group]
-    if None in values:
-        return {}
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+    for names, columns in spreads:
+        cells = (_spread(columns.get(column.key, {})) for column in COLUMNS)
+        lines.append(_line([_escaped(", ".join(names)), *cells]))
+    return [*lines, ""] if spreads else []
 
 
 def _spread_head(title: str, first: str) -> list[str]:
@@ -162,16 +178,6 @@ def _spread(folds: dict[str, Any]) -> str:
 def _escaped(name: str) -> str:
     """A name as text of a Markdown cell: no column, no markup."""
     return "".join("\\" + letter if letter in "|\\`*<>" else letter for letter in name)
-
-
-def _weight_marks(row: Row) -> list[tuple[str, str]]:
-    """Mark and note of weights that make a figure say less about the approach."""
-    marks = []
-    if row.weights_from.startswith("none"):
-        marks.append(("†", "† random initialisation: no pretrained weights."))
-    if "hash" in row.weights_from:
-        marks.append(("‡", "‡ hashed text features instead of a text encoder's."))
-    return marks
 
 
 def _metric(metric: dict[str, Any]) -> str:

@@ -183,11 +183,11 @@ def _difference(one: Evaluation, other: Evaluation, family: str, metric: str) ->
         return replace(blank, difference=difference, low=low, high=high, p=1.0, method="mover")
     low, high = (float(bound) for bound in np.percentile(sampled, [2.5, 97.5]))
     return replace(
-        blank, difference=difference, low=min(low, difference), high=max(high, difference), p=_p_value(sampled)
+        blank, difference=difference, low=min(low, difference), high=max(high, difference), p=p_value(sampled)
     )
 
 
-def _p_value(sampled: npt.NDArray[np.float64]) -> float:
+def p_value(sampled: npt.NDArray[np.float64]) -> float:
     """How often the sign of the difference is the other one, both sides together."""
     noise = 1e-12
     tail = min(np.count_nonzero(sampled <= noise), np.count_nonzero(sampled >= -noise))

@@ -24,11 +24,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from evaluation._instances import Instances
 from evaluation.ranking import ratio
-from maskbridge import geometry
 from maskbridge.dataset import Annotation, Dataset
 from maskbridge.errors import RunError
-from maskbridge.geometry import RLE
 from maskbridge.matching import box_pairs, mask_pairs, match, ranks
 from maskbridge.predictions import Result
 
@@ -96,12 +95,12 @@ class InstanceMetrics:
         self._refuse_unknown_types(results)
         places = {image_id: place for place, image_id in enumerate(image_ids)}
         truth = [a for image_id in image_ids for a in dataset.annotations_by_image[image_id]]
-        self._true = _Instances.of(truth, places, self._types if self._by_type else None)
+        self._true = Instances.of(truth, places, self._types if self._by_type else None)
         with_masks = all("segmentation" in result for result in results)
         self.whys, self.units = self._find_whys_and_units(by_type, with_masks)
         self._curves: dict[str, dict[str, list[_Matched]]] = {}
         for kind in KINDS if with_masks else KINDS[:1]:
-            found = _Instances.of(results, places, self._types if self._by_type else None, masks=kind == "segm")
+            found = Instances.of(results, places, self._types if self._by_type else None, masks=kind == "segm")
             self._curves[kind] = self._match(kind, truth, found)
 
     def point(self) -> dict[str, float]:
@@ -125,7 +124,7 @@ class InstanceMetrics:
                     found[f"{kind}_ar{most}{suffix}"] = _mean_over_types(np.stack(recall))
         return found
 
-    def _match(self, kind: str, truth: Sequence[Annotation], found: _Instances) -> dict[str, list[_Matched]]:
+    def _match(self, kind: str, truth: Sequence[Annotation], found: Instances) -> dict[str, list[_Matched]]:
         """By band (the empty name: every size) the matched detections of each type."""
         true, least = self._true, float(IOU_THRESHOLDS[0])
         rank = ranks(found.scores, found.units)
@@ -174,62 +173,6 @@ class InstanceMetrics:
             elif name.startswith("segm") and not with_masks:
                 whys[name] = "the detections have no masks"
         return whys, units
-
-
-@dataclass(frozen=True)
-class _Instances:
-    """Defects or detections as arrays of N.
-
-    Attributes:
-        images: Place of the image.
-        types: Place of the defect type, 0 where types are ignored.
-        units: One number for each image and type.
-        boxes: N x 4, left, top, width, height.
-        areas: Pixels of the mask, else of the box.
-        scores: Confidence, 0 for defects.
-        masks: Their masks, where they were asked for.
-    """
-
-    images: npt.NDArray[np.int64]
-    types: npt.NDArray[np.int64]
-    units: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.float64]
-    areas: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
-    masks: Sequence[RLE] = ()
-
-    @classmethod
-    def of(
-        cls, entries: Sequence[Any], places: Mapping[int, int], types: Sequence[int] | None, *, masks: bool = False
-    ) -> _Instances:
-        """Of annotations, which have an area, or of results, whose area is that of the mask or box."""
-        images = np.array([places[entry["image_id"]] for entry in entries], np.int64)
-        kinds = np.zeros(len(entries), np.int64)
-        if types is not None:
-            of_id = {type_id: place for place, type_id in enumerate(types)}
-            kinds = np.array([of_id[entry["category_id"]] for entry in entries], np.int64)
-        boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
-        rles = [entry["segmentation"] for entry in entries] if masks else ()
-        if masks:
-            areas = np.array([geometry.area(rle) for rle in rles], np.float64)
-        elif entries and "area" in entries[0]:
-            areas = np.array([entry["area"] for entry in entries], np.float64)
-        else:
-            areas = boxes[:, 2] * boxes[:, 3]
-        scores = np.array([entry.get("score", 0.0) for entry in entries], np.float64)
-        return cls(images, kinds, images * len(types or (0,)) + kinds, boxes, areas, scores, rles)
-
-    def taken(self, order: npt.NDArray[np.int64]) -> _Instances:
-        """Some of them in another order."""
-        return _Instances(
-            images=self.images[order],
-            types=self.types[order],
-            units=self.units[order],
-            boxes=self.boxes[order],
-            areas=self.areas[order],
-            scores=self.scores[order],
-            masks=[self.masks[i] for i in order] if self.masks else (),
-        )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ import numpy.typing as npt
 from evaluation import ranking
 from evaluation.curves import Curve, pro_curve
 from maskbridge.derive import Maps, PredictionView
-from maskbridge.pixel_counts import PixelCounts, region_shares, resized
+from maskbridge.geometry import frame, region_shares
+from maskbridge.pixel_counts import PixelCounts, resized
 
 NAMES = ("auroc", "ap", "aupro_30", "aupro_05", "f1_max", "iou")
 
@@ -73,7 +74,9 @@ class PixelMetrics:
     def point(self) -> dict[str, float]:
         """Value of each metric, from the fine bins."""
         counts = self._counts
-        fine = self._curves(counts.good, counts.defective, counts.regions)
+        good, defective, regions = counts.good, counts.defective, counts.regions
+        filled = np.flatnonzero((good > 0) | (defective > 0))
+        fine = self._curves(good[filled], defective[filled], regions[filled])
         found = {name: float(value) for name, value in fine.items()}
         if self._thresholds.value is not None:
             found["iou"] = float(_iou(self._called.sum(axis=0)))
@@ -118,9 +121,10 @@ class PixelMetrics:
             full = resized(self._maps(image_id), (mask.shape[0], mask.shape[1]), where=where)
             counts.add(full, mask, where=where)
             if self._thresholds.value is not None:
-                above = full >= np.float32(self._thresholds.value[image_id])
-                hits = np.count_nonzero(above & (mask > 0))
-                self._called[row] = hits, np.count_nonzero(above), np.count_nonzero(mask)
+                above, inside = full >= np.float32(self._thresholds.value[image_id]), frame(mask)
+                crop = mask[inside] > 0
+                hits = np.count_nonzero(above[inside] & crop)
+                self._called[row] = hits, np.count_nonzero(above), np.count_nonzero(crop)
         return counts
 
     def _count_coarsely(self) -> list[npt.NDArray[np.float64]]:

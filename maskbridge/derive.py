@@ -186,11 +186,8 @@ class PredictionView:
         for index, result in enumerate(results or ()):
             image_id = result["image_id"]
             if image_id not in known:
-                raise RunError(
-                    "a detection belongs to no image of the part",
-                    where=where,
-                    found=f"image_id {image_id} in entry {index}",
-                )
+                found = f"image_id {image_id} in entry {index}"
+                raise RunError("a detection belongs to no image of the part", where=where, found=found)
             _check_in_image(result, self.dataset.image_by_id[image_id], f"{where}, entry {index}")
         return results
 

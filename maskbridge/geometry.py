@@ -124,6 +124,27 @@ def component_count(mask: npt.NDArray[Any]) -> int:
     return int(cv2.connectedComponents((mask > 0).view(np.uint8), connectivity=8)[0]) - 1
 
 
+def frame(mask: Mask) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask; empty where it is."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    rows_of = slice(int(rows[0]), int(rows[-1]) + 1)
+    columns = np.flatnonzero(mask[rows_of].any(axis=0))
+    return rows_of, slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def region_shares(mask: Mask) -> tuple[npt.NDArray[np.float64], int]:
+    """One over the area of its region for every defective pixel, and the number of 8-connected regions.
+
+    Returns:
+        N, float64, row by row over the N defective pixels; and the number of regions.
+    """
+    count, labels = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
+    inside = labels[mask > 0]
+    return 1.0 / np.bincount(inside)[inside], int(count) - 1
+
+
 def _components(crop: Mask) -> list[tuple[Mask, int, int, int]]:
     """Tight crop, left, top and area of each 8-connected component."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8, ltype=cv2.CV_32S)

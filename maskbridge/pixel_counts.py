@@ -5,10 +5,10 @@
     counts.good, counts.defective, counts.regions       # per bin, ascending score
 
 Scores are binned by the leading bits of their float32 pattern, turned so that integer order is number order
-(http://stereopsis.com/radix.html). Such bins are narrow in proportion to the score, so that heavy tails cost
-nothing. The first 16 bits give 65,536 cells; each cell is cut once more by as many of the remaining 16 bits
-as the scores crowded into it are worth, a quarter of a million bins in all. Scores that fill few cells, such as
-1000.001, 1000.002, ..., are thereby counted exactly.
+(http://stereopsis.com/radix.html); negative numbers nearer to zero than 1e-40 count as zero. Such bins are narrow in
+proportion to the score, so that heavy tails cost nothing. The first 16 bits give 65,536 cells; each cell is cut once
+more by as many of the remaining 16 bits as the scores crowded into it are worth, a quarter of a million bins in all.
+Scores that fill few cells, such as 1000.001, 1000.002, ..., are thereby counted exactly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge.errors import MaskbridgeError
-from maskbridge.geometry import Mask
+from maskbridge.geometry import Mask, frame, region_shares
 
 #: The most bins there are; half as many after a preview, which puts them where they matter.
 MOST_BINS = 1 << 19
@@ -32,6 +32,9 @@ _CELLS = 1 << 16
 
 #: Pixels looked at together, so that what is computed of them stays in the processor's cache.
 _BLOCK = 1 << 16
+
+#: Pixels whose bins wait to be counted together, since each count touches every bin.
+_BATCH = 1 << 21
 
 #: Pixels of a map that are looked at beforehand, at least: every n-th row and column.
 _PREVIEW = 1 << 14
@@ -42,6 +45,10 @@ _DROP = (1 << _DROP_BITS) - 1
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _LARGEST = int(np.float32(np.finfo(np.float32).max).view(np.int32))
+
+#: Cells beyond the scores that were looked at: a doubling has 128.
+_MARGIN = 64
+_MARGIN_WORTH = 0.01
 
 #: Scores this much smaller than the largest get no more than one bin per cell, unless they crowd there.
 _NEGLIGIBLE = 2.0**-20
@@ -54,12 +61,10 @@ class PixelCounts:
         preview: The maps to be counted, at any size, to see where scores crowd; without it all cells are cut
             alike, which leaves the bins .1 % wide.
 
+    A region is an 8-connected component of an image's mask. `regions`, divided by `region_count` and summed from
+    above, is the per-region overlap (PRO).
+
     Attributes:
-        good: Number of good pixels per bin, B, int64, ascending score.
-        defective: Number of defective pixels per bin, B, int64.
-        regions: Per bin the sum over regions of the share of the region's pixels in it, B, float64; a region
-            is an 8-connected component of an image's mask. Divided by `region_count` and summed from above,
-            it is the per-region overlap (PRO).
         region_count: Number of regions.
     """
 
@@ -68,30 +73,64 @@ class PixelCounts:
         crowd = np.zeros(_CELLS, np.int64)
         for anomaly_map in preview:
             step = max(1, math.isqrt(anomaly_map.size // _PREVIEW))
-            some = np.append(anomaly_map[::step, ::step], (anomaly_map.min(), anomaly_map.max()))
-            crowd += np.bincount((_keys(some.astype(np.float32)) >> 16) + _CELLS // 2, minlength=_CELLS)
+            keys = _keys(np.asarray(anomaly_map[::step, ::step], np.float32).ravel())
+            crowd += np.bincount((keys >> 16) + _CELLS // 2, minlength=_CELLS)
         bits = _bits_of_cells(crowd)
         first = np.cumsum(1 << bits) - (1 << bits)
         self._layout = ((first << _DROP_BITS) | (16 - bits)).astype(np.int32)
-        self._clear(int((1 << bits).sum()))
+        # By the leading 16 bits as they are. Negative numbers come in the reverse order: their cells are found here,
+        # the bins within a cell are turned when they are asked for. Minus zero is zero.
+        leading = np.arange(-_CELLS // 2, _CELLS // 2)
+        self._raw_layout = np.empty(_CELLS, np.int32)
+        self._raw_layout[leading] = self._layout[np.where(leading < 0, leading ^ 0x7FFF, leading) + _CELLS // 2]
+        self._raw_layout[-_CELLS // 2] = (first[_CELLS // 2] << _DROP_BITS) | 16
+        cells = np.repeat(np.arange(_CELLS), 1 << bits)
+        self._turned = np.arange(len(cells))
+        negative = cells < _CELLS // 2
+        self._turned[negative] = ((2 * first + (1 << bits) - 1)[cells] - self._turned)[negative]
+        self._clear(len(cells))
 
     def _clear(self, count: int) -> None:
-        self.good: npt.NDArray[np.int64] = np.zeros(count, np.int64)
-        self.defective: npt.NDArray[np.int64] = np.zeros(count, np.int64)
-        self.regions: npt.NDArray[np.float64] = np.zeros(count)
+        self._good = np.zeros(count, np.int64)
+        self._defective = np.zeros(count, np.int64)
+        self._regions = np.zeros(count)
         self.region_count = 0
+        self._waiting = np.zeros(0, np.intp)
+        self._filled = 0
+        self._inside: list[npt.NDArray[np.intp]] = []
+        self._shares: list[npt.NDArray[np.float64]] = []
+
+    @property
+    def good(self) -> npt.NDArray[np.int64]:
+        """Number of good pixels per bin, B, ascending score."""
+        self._flush()
+        return self._good[self._turned]
+
+    @property
+    def defective(self) -> npt.NDArray[np.int64]:
+        """Number of defective pixels per bin, B."""
+        self._flush()
+        return self._defective[self._turned]
+
+    @property
+    def regions(self) -> npt.NDArray[np.float64]:
+        """Per bin the sum over regions of the share of the region's pixels in it, B."""
+        self._flush()
+        return self._regions[self._turned]
 
     def empty(self) -> PixelCounts:
         """The same bins, nothing counted."""
         other = copy.copy(self)
-        other._clear(len(self.good))
+        other._clear(len(self._good))
         return other
 
     def __iadd__(self, other: PixelCounts) -> PixelCounts:
         """Add what another with the same bins has counted."""
-        self.good += other.good
-        self.defective += other.defective
-        self.regions += other.regions
+        self._flush()
+        other._flush()
+        self._good += other._good
+        self._defective += other._defective
+        self._regions += other._regions
         self.region_count += other.region_count
         return self
 
@@ -116,23 +155,34 @@ class PixelCounts:
         Raises:
             MaskbridgeError: When the map has values that are not finite.
         """
-        size_hw = (mask.shape[0], mask.shape[1])
-        bins = self.bins(resized(anomaly_map, size_hw, where=where))
-        self.good += np.bincount(bins, minlength=len(self.good))
-        rows, columns = frame(mask)
-        crop = np.ascontiguousarray(mask[rows, columns])
-        if not crop.size:
-            return
-        inside = bins.reshape(size_hw)[rows, columns][crop > 0]
-        defective = np.bincount(inside, minlength=len(self.good))
-        self.good -= defective
-        self.defective += defective
-        shares, region_count = region_shares(crop)
-        if region_count == 1:
-            self.regions += defective * shares[0]
-        else:
-            self.regions += np.bincount(inside, weights=shares, minlength=len(self.good))
-        self.region_count += region_count
+        full = resized(anomaly_map, (mask.shape[0], mask.shape[1]), where=where)
+        if self._filled + full.size > len(self._waiting):
+            self._flush()
+            if full.size > len(self._waiting):
+                self._waiting = np.empty(max(full.size, _BATCH), np.intp)
+        bins = self._waiting[self._filled : self._filled + full.size]
+        self._bin(full.ravel(), bins)
+        self._filled += full.size
+        rows_columns = frame(mask)
+        crop = np.ascontiguousarray(mask[rows_columns])
+        if crop.size:
+            shares, region_count = region_shares(crop)
+            self._inside.append(bins.reshape(full.shape)[rows_columns][crop > 0])
+            self._shares.append(shares)
+            self.region_count += region_count
+
+    def _flush(self) -> None:
+        """Count the pixels that wait."""
+        if self._filled:
+            self._good += np.bincount(self._waiting[: self._filled], minlength=len(self._good))
+            self._filled = 0
+        if self._inside:
+            inside, shares = np.concatenate(self._inside), np.concatenate(self._shares)
+            defective = np.bincount(inside, minlength=len(self._good))
+            self._good -= defective
+            self._defective += defective
+            self._regions += np.bincount(inside, weights=shares, minlength=len(self._good))
+            self._inside, self._shares = [], []
 
     def bins(self, full_map: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
         """Bin of every pixel.
@@ -143,18 +193,20 @@ class PixelCounts:
         Returns:
             H * W, row by row.
         """
-        scores = full_map.ravel()
-        bins = np.empty(len(scores), np.intp)
+        bins = np.empty(full_map.size, np.intp)
+        self._bin(full_map.ravel(), bins)
+        return self._turned[bins]
+
+    def _bin(self, scores: npt.NDArray[np.float32], bins: npt.NDArray[np.intp]) -> None:
+        """Bin of each score, before negative ones are turned."""
         for start in range(0, len(scores), _BLOCK):
-            keys = _keys(scores[start : start + _BLOCK])
-            cells = (keys >> 16).astype(np.intp)
-            cells += _CELLS // 2
-            layout = self._layout.take(cells, mode="clip")
-            keys &= _CELLS - 1
-            keys >>= layout & _DROP
+            bits = scores[start : start + _BLOCK].view(np.int32)
+            layout = self._raw_layout.take(bits >> 16)
+            places = bits & (_CELLS - 1)
+            places >>= layout & _DROP
             layout >>= _DROP_BITS
-            np.add(keys, layout, out=bins[start : start + _BLOCK])
-        return bins
+            places += layout
+            bins[start : start + _BLOCK] = places
 
     def percentile(self, percent: float) -> float:
         """Smallest score that at least `percent` per cent of all pixels do not exceed (its bin's end)."""
@@ -195,32 +247,11 @@ def resized(anomaly_map: npt.NDArray[Any], size_hw: tuple[int, int], *, where: s
     return array
 
 
-def frame(mask: Mask) -> tuple[slice, slice]:
-    """Rows and columns that hold all of a mask; empty where it is."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not len(rows):
-        return slice(0, 0), slice(0, 0)
-    rows_of = slice(int(rows[0]), int(rows[-1]) + 1)
-    columns = np.flatnonzero(mask[rows_of].any(axis=0))
-    return rows_of, slice(int(columns[0]), int(columns[-1]) + 1)
-
-
-def region_shares(mask: Mask) -> tuple[npt.NDArray[np.float64], int]:
-    """One over the area of its region for every defective pixel, and the number of 8-connected regions.
-
-    Returns:
-        N, float64, row by row over the N defective pixels; and the number of regions.
-    """
-    count, labels = cv2.connectedComponents(mask, connectivity=8, ltype=cv2.CV_32S)
-    inside = labels[mask > 0]
-    return 1.0 / np.bincount(inside)[inside], int(count) - 1
-
-
 def _bits_of_cells(crowd: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many more bits to look at in each cell, which holds `crowd` scores; gives at most `MOST_BINS` bins.
 
     Half of the bins go to where the scores are, half evenly to all cells between the smallest and the largest
-    score, where resizing may put some.
+    score and a little beyond, where there may be some that were not looked at.
     """
     filled = np.flatnonzero(crowd)
     spare = MOST_BINS // 2 - _CELLS
@@ -228,8 +259,9 @@ def _bits_of_cells(crowd: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.full(_CELLS, int(np.log2(MOST_BINS // _CELLS)), np.int64)
     cells = np.arange(_CELLS, dtype=np.int64)
     sizes = np.abs(_values((cells - _CELLS // 2) << 16))
-    between = (cells >= filled[0]) & (cells <= filled[-1])
-    between &= (sizes >= sizes[filled].max() * _NEGLIGIBLE) | (crowd > 0)
+    beyond = np.maximum(filled[0] - cells, cells - filled[-1])
+    between = np.where(beyond <= 0, 1.0, np.where(beyond <= _MARGIN, _MARGIN_WORTH, 0.0))
+    between[(sizes < sizes[filled].max() * _NEGLIGIBLE) & (crowd == 0)] = 0.0
     worth = crowd / crowd.sum() + between / between.sum()
     bits: npt.NDArray[np.float64] = np.clip(np.log2(np.maximum(1.0, worth / 2 * spare)), 0, 16)
     return bits.astype(np.int64)

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
 from maskbridge import geometry
+from maskbridge.geometry import frame, region_shares
 
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 31)).filter(lambda shape: shape[0] != shape[1])
 MASKS = SHAPES.flatmap(lambda shape: arrays.arrays(np.uint8, shape, elements=st.sampled_from([0, 0, 1, 255])))
@@ -111,3 +112,40 @@ def test_the_union_of_nothing_is_empty_and_has_the_size_of_the_image() -> None:
     empty: Any = geometry.union([], (24, 36))
     assert empty.shape == (24, 36)
     assert not empty.any()
+
+
+def test_regions_are_8_connected_and_share_one_each():
+    shares, count = region_shares(two_regions())
+    assert count == 2
+    assert shares.sum() == pytest.approx(2)
+    assert sorted(set(shares.round(9).tolist())) == pytest.approx([1 / 41, 1 / 30])
+    assert region_shares(np.zeros((31, 47), np.uint8))[1] == 0
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.eye(9, 14, dtype=np.uint8),
+        np.ones((9, 14), np.uint8),
+        np.pad(np.ones((1, 1), np.uint8), ((8, 0), (0, 13))),
+    ],
+    ids=["diagonal", "whole image", "one pixel at the frame"],
+)
+def test_a_region_of_any_shape_is_one(mask):
+    shares, count = region_shares(mask)
+    assert count == 1
+    assert shares.sum() == pytest.approx(1)
+
+
+def two_regions():
+    mask = np.zeros((31, 47), np.uint8)
+    mask[3:7, 5:15] = 1  # 40 pixels
+    mask[7, 15] = 1  # touches it at a corner
+    mask[20, 2:32] = 1  # 30 pixels
+    return mask
+
+
+def test_the_frame_of_a_mask_holds_all_of_it_and_no_more():
+    assert frame(two_regions()) == (slice(3, 21), slice(2, 32))
+    assert two_regions()[frame(two_regions())].sum() == two_regions().sum()
+    assert np.zeros((4, 7), np.uint8)[frame(np.zeros((4, 7), np.uint8))].size == 0

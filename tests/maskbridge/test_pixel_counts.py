@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from maskbridge.errors import MaskbridgeError
-from maskbridge.pixel_counts import MOST_BINS, PixelCounts, region_shares, resized
+from maskbridge.pixel_counts import MOST_BINS, PixelCounts, resized
 
 SIZE = (31, 47)
 
@@ -70,29 +70,6 @@ def test_good_and_defective_pixels_are_counted_apart():
 def test_both_zeros_are_one():
     bins = PixelCounts().bins(np.array([[0.0, -0.0]], np.float32))
     assert bins[0] == bins[1]
-
-
-def test_regions_are_8_connected_and_share_one_each():
-    shares, count = region_shares(a_mask())
-    assert count == 2
-    assert shares.sum() == pytest.approx(2)
-    assert sorted(set(shares.round(9).tolist())) == pytest.approx([1 / 41, 1 / 30])
-    assert region_shares(np.zeros(SIZE, np.uint8))[1] == 0
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [
-        np.eye(9, 14, dtype=np.uint8),
-        np.ones((9, 14), np.uint8),
-        np.pad(np.ones((1, 1), np.uint8), ((8, 0), (0, 13))),
-    ],
-    ids=["diagonal", "whole image", "one pixel at the frame"],
-)
-def test_a_region_of_any_shape_is_one(mask):
-    shares, count = region_shares(mask)
-    assert count == 1
-    assert shares.sum() == pytest.approx(1)
 
 
 def test_maps_are_resized_bilinearly_to_height_and_width():

@@ -1,0 +1,214 @@
+"""Everything the report says beside the pictures, as JSON values.
+
+    page_data(board)["runs"][0]["scores"]      # one number for each of data["images"]["id"], ascending
+
+Scores and thresholds keep every digit, so that the page counts as metrics.json does. A cell without a value carries
+its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation._leaderboard_markdown import seed_spreads
+from evaluation._report_commands import approach_defaults, shown_value
+from evaluation._report_images import defect_types
+from evaluation.columns import COLUMNS, COSTS, LOWER_IS_BETTER
+from evaluation.leaderboard import Leaderboard, Row
+from evaluation.metrics import Evaluation
+from maskbridge.card import card_text
+from maskbridge.dataset import Dataset
+
+#: Families with one metric for each defect type, and what stands above them.
+BY_TYPE = {"image_recall_by_type": "images found", "detection_rate_by_type": "defects found"}
+
+_THRESHOLDS = ("image", "pixel", "detection")
+
+
+def page_data(board: Leaderboard) -> dict[str, Any]:
+    """The data of a report, without pictures and commands."""
+    first = board.evaluations[0]
+    dataset, image_ids = first.dataset, sorted(first.view.image_ids)
+    types = defect_types(dataset)
+    images = [dataset.image_by_id[image_id] for image_id in image_ids]
+    return {
+        "dataset": board.dataset,
+        "product": dataset.product,
+        "part": board.part,
+        "counts": first.metrics["images"],
+        "intervals": first.metrics["intervals"],
+        "types": types,
+        "images": {
+            "id": image_ids,
+            "file": [image.file_name for image in images],
+            "type": [types.index(image.defect_type) for image in images],
+            "bad": [int(not image.is_good) for image in images],
+            "size": [[image.width, image.height] for image in images],
+        },
+        "columns": [
+            {"key": c.key, "heading": c.heading, "lower": c.name in LOWER_IS_BETTER, "family": c.family}
+            for c in COLUMNS
+        ],
+        "costs": [cost.heading for cost in COSTS],
+        "byType": [name for family, name in BY_TYPE.items() if any(row.metrics.get(family) for row in board.rows)],
+        "runs": [
+            _run(row, evaluation, image_ids) for row, evaluation in zip(board.rows, board.evaluations, strict=True)
+        ],
+        "comparisons": {
+            key: [_pair(pair, [row.run for row in board.rows]) for pair in pairs]
+            for key, pairs in board.comparisons.items()
+        },
+        "seeds": [
+            {"runs": names, "columns": {key: [figures["mean"], figures["sd"]] for key, figures in columns.items()}}
+            for names, columns in seed_spreads(board.evaluations)
+        ],
+        "card": _card(dataset),
+    }
+
+
+def _run(row: Row, evaluation: Evaluation, image_ids: Sequence[int]) -> dict[str, Any]:
+    view, info = evaluation.view, evaluation.run.info
+    scores, cuts = view.scores(), view.threshold("image")
+    maps, results, least = view.maps(), view.detections(), view.threshold("detection")
+    return {
+        "name": row.run,
+        "approach": row.approach,
+        "marks": [list(mark) for mark in row.marks],
+        "scores": None if scores.value is None else [scores.value[i] for i in image_ids],
+        "scoresWhy": scores.why,
+        "scoresDerived": scores.derived,
+        "cuts": None if cuts.value is None else [cuts.value[i] for i in image_ids],
+        "cutsWhy": cuts.why,
+        "folds": [view.fold(i) for i in image_ids],
+        "maps": {"there": maps.value is not None, "why": maps.why, "derived": maps.derived},
+        "detections": {
+            "there": results.value is not None,
+            "why": results.why,
+            "derived": results.derived,
+            "cutWhy": least.why,
+        },
+        "curves": {name: [[round(x, 5), round(y, 5)] for x, y in points] for name, points in evaluation.curves.items()},
+        "cells": [_cell(row.metrics, column.family, column.name) for column in COLUMNS],
+        "costs": [_cost(row.metrics["cost"].get(cost.name), cost.form) for cost in COSTS],
+        "byType": {
+            heading: {name: _figure(metric) for name, metric in (row.metrics.get(family) or {}).items()}
+            for family, heading in BY_TYPE.items()
+        },
+        "facts": _facts(row, evaluation),
+        "options": _options(str(info["approach"]), info["options"]),
+        "versions": [[name, str(version)] for name, version in (info.get("versions") or {}).items()],
+        "thresholds": _thresholds(info.get("thresholds") or {}),
+        "seconds": _phases(info.get("seconds")),
+        "memory": _phases(info.get("peak_memory_mb")),
+    }
+
+
+def _cell(metrics: dict[str, Any], family: str, name: str) -> dict[str, Any]:
+    cell = _figure(metrics[family].get(name))
+    spread = ((metrics.get("folds") or {}).get(family) or {}).get(name) or {}
+    if spread.get("mean") is not None:
+        cell |= {"mean": spread["mean"], "sd": spread.get("sd")}
+    return cell
+
+
+def _figure(metric: dict[str, Any] | None) -> dict[str, Any]:
+    if metric is None or metric.get("value") is None:
+        return {"v": None, "why": (metric or {}).get("why", "not computed")}
+    found = {"v": metric["value"], "l": metric.get("low"), "h": metric.get("high")}
+    return {**found, "d": 1} if metric.get("derived") else found
+
+
+def _cost(metric: dict[str, Any] | None, form: Any) -> dict[str, Any]:
+    figure = _figure(metric)
+    return figure if figure["v"] is None else {"v": figure["v"], "text": form(figure["v"])}
+
+
+def _pair(pair: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "one": names.index(pair.one),
+        "other": names.index(pair.other),
+        "d": pair.difference,
+        "p": pair.p_holm,
+        "winner": None if pair.winner is None else names.index(pair.winner),
+        "sentence": pair.sentence,
+    }
+
+
+def _facts(row: Row, evaluation: Evaluation) -> list[list[str]]:
+    info = evaluation.run.info
+    trained = info.get("trained_on") or {}
+    facts = {
+        "approach": row.approach,
+        "part": evaluation.part,
+        "fold": "all, cross-validated" if info["fold"] == "all" else str(info["fold"]),
+        "start weights": row.weights_from,
+        "learned from": ", ".join(f"{count:g} {kind} images" for kind, count in trained.items()),
+        "parameters": f"{info['parameters']:,}" if isinstance(info.get("parameters"), int) else "",
+        "seed": str(info.get("seed", "")),
+        "device": str(info.get("device", "")),
+        "prediction": _milliseconds(info.get("predict_ms_per_image")),
+        "resumed": "yes: the seconds of training cover the last stretch alone" if info.get("resumed") else "",
+    }
+    return [[name, value] for name, value in facts.items() if value]
+
+
+def _milliseconds(value: Any) -> str:
+    return "" if value is None else f"{value:.1f} ms per image"
+
+
+def _options(approach: str, options: dict[str, Any]) -> list[list[Any]]:
+    """Name, value, and whether it differs from the default."""
+    defaults = approach_defaults(approach)
+    return [
+        [name, str(shown_value(value)), int(name not in defaults or defaults[name] != value)]
+        for name, value in options.items()
+    ]
+
+
+def _thresholds(by_fold: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for fold, kinds in by_fold.items():
+        for kind in _THRESHOLDS:
+            entry = kinds.get(kind) or {}
+            value = entry.get("value")
+            text = str(entry.get("why", "the run has none")) if value is None else str(entry.get("rule", ""))
+            rows.append({"fold": fold, "kind": kind, "v": value, "text": text})
+    return rows
+
+
+def _phases(phases: dict[str, Any] | None) -> list[list[Any]]:
+    numbers = {name: value for name, value in (phases or {}).items() if isinstance(value, int | float)}
+    return [[name, value] for name, value in numbers.items() if math.isfinite(value)]
+
+
+def _card(dataset: Dataset) -> dict[str, Any]:
+    card = dataset.card
+    try:
+        lines = [line.strip().removeprefix("- ") for line in card_text(card).splitlines() if "- " in line[:4]]
+    except (KeyError, TypeError):
+        lines = ["The card is of another version of maskbridge; its figures are not shown."]
+    classes = card.get("classes") or {}
+    parts = sorted({part for entry in classes.values() for part in entry.get("images_per_part", {})})
+    return {
+        "parts": parts,
+        "classes": [
+            {
+                "name": name,
+                "parts": [entry.get("images_per_part", {}).get(part, 0) for part in parts],
+                "images": entry.get("images"),
+                "instances": entry.get("instances"),
+                "area": entry.get("area_px"),
+                "combined": name == card.get("combined"),
+            }
+            for name, entry in classes.items()
+        ],
+        "facts": lines,
+        "folds": (card.get("splits") or {}).get("folds") or [],
+        "hashes": [
+            ["annotations.json", dataset.annotations_sha256],
+            ["splits.json", dataset.splits_sha256],
+        ],
+        "version": str(card.get("version", "unknown")),
+    }

@@ -1,0 +1,171 @@
+// The table of runs, and who beats whom.
+const cheap = data.costs.map((heading, place) => ({ key: `cost.${place}`, heading, lower: true, cost: place }));
+const columns = [
+  { key: "run", heading: "run" },
+  ...data.columns.map((column, place) => ({ ...column, place })),
+  ...cheap,
+].filter((column) => column.place === undefined || data.runs.some((run) => run.cells[column.place].v !== null));
+
+function valueIn(run, column) {
+  if (column.key === "run") return data.runs[run].name;
+  if (column.cost !== undefined) return data.runs[run].costs[column.cost].v;
+  return data.runs[run].cells[column.place].v;
+}
+
+function buildLeaderboard() {
+  const spread = data.intervals;
+  $("board-hint").textContent =
+    `${plural(data.counts.good, "good image")} and ${plural(data.counts.defective, "defective image")}, the same for every run. ` +
+    `Brackets and bars: 95 % interval from ${spread.samples} bootstrap samples of ${plural(spread.groups, "group")} of images. ` +
+    "Bold: the best of a column, and what cannot be told from it beyond chance.";
+  const folds = data.runs.some((run) => run.cells.some((cell) => cell.mean !== undefined));
+  const notes = [
+    "Intervals cover the sampling of images, not of trainings: another seed may move a run further than its interval says.",
+    folds ? "Below a pooled figure stands the mean ± standard deviation over the folds of the cross-validation, each fold taken by itself." : null,
+    "* derived: follows from other predictions of the run, such as an image score from detections, or detections from the map at its pixel threshold.",
+    "Oracle: at the threshold only the truth could choose. Accuracy, escape and overkill use thresholds fitted without the test images.",
+    "Escape rate: share of defective images that pass as good. Overkill rate: share of good images that are called defective.",
+    ...new Set(data.runs.flatMap((run) => run.marks.map(([mark, note]) => `${mark} ${note}.`))),
+  ];
+  const hidden = data.columns.filter((_, place) => data.runs.every((run) => run.cells[place].v === null));
+  if (hidden.length) notes.push(`No run has a value of: ${hidden.map((column) => column.heading).join(", ")}.`);
+  replace($("notes"), notes.filter(Boolean).map((text) => el("li", { text })));
+  for (const column of data.columns) {
+    if (data.comparisons[column.key]) $("metric").append(el("option", { value: column.key, text: column.heading }));
+  }
+  $("metric").addEventListener("change", () => changed({ metric: $("metric").value }, ["matrix"]));
+  if (data.runs.length < 2) for (const part of [$("matrix-h"), $("metric").closest(".row"), $("matrix").closest(".scroll")]) part.hidden = true;
+  buildByType();
+  buildBySeed();
+}
+
+function renderBoard() {
+  const order = data.runs.map((_, run) => run);
+  const column = state.sort && columns.find((each) => each.key === state.sort.key);
+  if (column) {
+    const sign = state.sort.descending ? -1 : 1;
+    order.sort((one, other) => {
+      const [a, b] = [valueIn(one, column), valueIn(other, column)];
+      if (a === null || b === null) return (a === null) - (b === null);
+      return sign * (typeof a === "string" ? a.localeCompare(b) : a - b) || one - other;
+    });
+  }
+  const focused = document.activeElement && document.activeElement.dataset.sort;
+  $("board").style.setProperty("--columns", columns.length);
+  replace($("board"),
+    el("caption", { class: "quiet", text: "Runs and their metrics; a heading sorts" }),
+    el("thead", {}, el("tr", {}, columns.map((each) => heading(each, column)))),
+    el("tbody", {}, order.map((run) => el("tr", { class: state.runs[run] ? null : "off" }, columns.map((each) => boardCell(run, each))))));
+  if (focused) $("board").querySelector(`[data-sort="${CSS.escape(focused)}"]`).focus();
+}
+
+function heading(column, sorted) {
+  const on = column === sorted;
+  const button = el("button", {
+    type: "button", "data-sort": column.key, class: "sort",
+    on: { click: () => sortBy(column) },
+  }, el("span", { text: column.heading }), column.lower && column.cost === undefined ? el("small", { text: "lower is better" }) : null);
+  const direction = on ? (state.sort.descending ? "descending" : "ascending") : "none";
+  return el("th", { scope: "col", "aria-sort": direction, class: column.key === "run" ? "first" : null }, button);
+}
+
+// First the better end, then the other, then as at the start: by the first column that ranks.
+function sortBy(column) {
+  const bestFirst = column.key !== "run" && !column.lower;
+  const now = state.sort && state.sort.key === column.key ? state.sort : null;
+  let sort = { key: column.key, descending: bestFirst };
+  if (now) sort = now.descending === bestFirst ? { key: column.key, descending: !bestFirst } : null;
+  changed({ sort }, ["board"]);
+}
+
+function boardCell(run, column) {
+  const record = data.runs[run];
+  if (column.key === "run") {
+    return el("th", { scope: "row", class: "first" }, el("div", { class: "who" }, swatch(run), el("span", { class: "name", text: record.name }),
+      el("small", { class: "kind" }, record.approach, record.marks.map(([mark, note]) => el("abbr", { title: note, text: ` ${mark}` })))));
+  }
+  if (column.cost !== undefined) {
+    const cost = record.costs[column.cost];
+    return el("td", { class: "number" }, cost.v === null ? absent(cost.why) : cost.text);
+  }
+  const cell = record.cells[column.place];
+  if (cell.v === null) return el("td", { class: "number" }, absent(cell.why));
+  const star = cell.d ? el("abbr", { title: "derived from other predictions of the run", text: "*" }) : null;
+  return el("td", { class: "number" },
+    el(isBest(run, column) ? "strong" : "span", { class: "value", text: short(cell.v) }), star,
+    cell.l === null || cell.l === undefined ? null : [el("small", { text: `[${short(cell.l)}, ${short(cell.h)}]` }), bar(cell)],
+    cell.mean === undefined ? null : el("small", { class: "folds", text: `${short(cell.mean)}${cell.sd === null ? "" : ` ± ${short(cell.sd)}`}` }));
+}
+
+function bar(cell) {
+  const [x, low, high] = [cell.v, cell.l, cell.h].map((share) => 100 * Math.min(1, Math.max(0, share)));
+  return svg("svg", { class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" },
+    svg("rect", { class: "track", x: 0, y: 2.5, width: 100, height: 1 }),
+    svg("rect", { class: "range", x: low, y: 1, width: Math.max(1, high - low), height: 4 }),
+    svg("rect", { class: "point", x: Math.min(98, Math.max(0, x - 1)), y: 0, width: 2, height: 6 }));
+}
+
+function isBest(run, column) {
+  const sign = column.lower ? -1 : 1;
+  const values = data.runs.map((_, each) => valueIn(each, column));
+  const top = Math.max(...values.filter((value) => value !== null).map((value) => sign * value));
+  const best = values.findIndex((value) => value !== null && sign * value === top);
+  if (sign * values[run] === top) return true;
+  const pair = pairOf(column.key, run, best);
+  return Boolean(pair && pair.p !== null && pair.winner === null);
+}
+
+function pairOf(key, one, other) {
+  return (data.comparisons[key] || []).find((pair) => (pair.one === one && pair.other === other) || (pair.one === other && pair.other === one));
+}
+
+function renderMatrix() {
+  $("metric").value = state.metric;
+  const all = data.runs.map((_, run) => run);
+  const metric = data.columns.find((column) => column.key === state.metric);
+  replace($("matrix"),
+    el("caption", { text: `${metric.heading}: row against column${metric.lower ? " (lower is better)" : ""}, corrected for the number of pairs (Holm)` }),
+    el("thead", {}, el("tr", {}, el("td", {}), all.map((run) => el("th", { scope: "col" }, swatch(run), el("span", { text: data.runs[run].name }))))),
+    el("tbody", {}, all.map((row) => el("tr", {},
+      el("th", { scope: "row" }, swatch(row), el("span", { text: data.runs[row].name })),
+      all.map((other) => matrixCell(row, other))))));
+  const pairs = data.comparisons[state.metric] || [];
+  const list = el("ul", { class: "sentences" }, pairs.map((pair) => el("li", { class: pair.winner === null ? null : "won", text: pair.sentence })));
+  replace($("sentences"), pairs.length > 6
+    ? el("details", { open: $("sentences").querySelector("details[open]") !== null }, el("summary", { text: `${pairs.length} pairs in words` }), list)
+    : list);
+}
+
+function matrixCell(row, other) {
+  if (row === other) return el("td", { class: "self" }, el("span", { class: "quiet", text: "the same run" }));
+  const pair = pairOf(state.metric, row, other);
+  if (!pair || pair.p === null) return el("td", {}, absent(pair ? pair.sentence : "not compared"));
+  const verdict = pair.winner === row ? "better" : pair.winner === other ? "worse" : "no difference shown";
+  const difference = pair.one === row ? pair.d : -pair.d;
+  return el("td", { class: `verdict ${verdict.split(" ")[0]}`, title: pair.sentence },
+    el("span", { text: verdict }),
+    el("small", { text: `${difference > 0 ? "+" : ""}${short(difference)}, p ${pair.p < 0.001 ? "< .001" : short(pair.p)}` }));
+}
+
+function buildByType() {
+  const types = data.types.slice(1);
+  for (const heading of data.byType) {
+    const rows = data.runs.map((run) => [run.name, ...types.map((type) => {
+      const cell = (run.byType[heading] || {})[type] || { v: null, why: "no such image" };
+      if (cell.v === null) return absent(cell.why);
+      return el("span", {}, short(cell.v), cell.d ? "*" : "", cell.l === undefined || cell.l === null ? null : el("small", { text: ` [${short(cell.l)}, ${short(cell.h)}]` }));
+    })]);
+    $("by-type").append(table(`By defect type: share of ${heading}`, ["run", ...types], rows));
+  }
+}
+
+// Runs that differ by their seed alone: what the intervals do not cover.
+function buildBySeed() {
+  if (!data.seeds.length) return;
+  const shown = data.columns.filter((column) => data.seeds.some((group) => group.columns[column.key]));
+  const rows = data.seeds.map((group) => [group.runs.join(", "), ...shown.map((column) => {
+    const figures = group.columns[column.key];
+    return figures ? `${short(figures[0])} ± ${short(figures[1])}` : absent("not every run has it");
+  })]);
+  $("by-type").append(table("Over seeds: mean ± standard deviation", ["runs", ...shown.map((column) => column.heading)], rows));
+}
