@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from evaluation.image_metrics import ImageMetrics
-from evaluation.intervals import Resampling, measure, newcombe, wilson
+from evaluation.intervals import Resampling, bca_levels, measure, newcombe, wilson
 
 
 def measured(scores, defective, groups=None, samples=400, thresholds=None):
@@ -93,3 +94,45 @@ def test_an_uncertain_auroc_gets_the_bootstrap():
     defective = np.repeat([False, True], [20, 30])
     scores = np.random.default_rng(3).normal(defective * 1.0, 1.0)
     assert "method" not in measured(scores, defective)["auroc"]
+
+
+class Mean:
+    """Mean of the images' numbers, as a family."""
+
+    names, whys, units = ("mean",), {}, {}
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def point(self):
+        return {"mean": float(self.numbers.mean())}
+
+    def values(self, weights):
+        return {"mean": weights @ self.numbers / weights.sum(axis=1)}
+
+
+def test_bca_levels_are_those_of_scipy():
+    numbers = np.random.default_rng(4).beta(8, 1, 40)
+    theirs = bootstrap((numbers,), np.mean, method="BCa", n_resamples=2000, random_state=0)
+    resampling = Resampling(np.arange(40), np.ones(40, bool), samples=10, seed=0)
+    centre, acceleration = resampling.jackknife(Mean(numbers))["mean"]
+    assert centre == pytest.approx(numbers.mean())
+    ours = np.percentile(theirs.bootstrap_distribution, bca_levels(theirs.bootstrap_distribution, centre, acceleration))
+    assert ours == pytest.approx(theirs.confidence_interval, abs=1e-9)
+
+
+def test_a_skewed_distribution_gets_a_skewed_interval():
+    """An AUROC near 1 may be much lower and hardly higher."""
+    defective = np.repeat([False, True], [20, 63])
+    scores = np.random.default_rng(5).normal(defective * 2.3, 1.0)
+    auroc = measured(scores, defective, samples=2000)["auroc"]
+    assert auroc["value"] - auroc["low"] > 1.5 * (auroc["high"] - auroc["value"])
+
+
+def test_many_groups_are_left_out_in_blocks():
+    groups, defective = np.arange(700), np.arange(700) < 450
+    weights, strata = Resampling(groups, defective, samples=2, seed=0)._left_out
+    assert weights.shape == (200, 700)
+    assert ((weights == 0).sum(axis=0) == 1).all()
+    assert weights[:, defective].sum(axis=1) == pytest.approx(np.full(200, 450))
+    assert (weights[strata][:, ~defective] == 1).all()
