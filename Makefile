@@ -20,6 +20,8 @@ TEXT_FEATURES    ?= hashed
 DEMO_YOLO := --weights none --text-features hashed --imgsz 160 --epochs 20
 DEMO_SAM  := --epochs 40 --batch 4 --patience 40
 
+DEMO_RUNS := $(foreach a,yolo-world sam deep-svdd autoencoder knn,runs/demo-$(a)-all)
+
 VENV  := .venv
 BIN   := $(VENV)/bin
 MB    := $(BIN)/maskbridge
@@ -72,7 +74,8 @@ demo: $(READY) ## everything once on a made-up sample, small enough for two core
 	$(MB) crossval deep-svdd datasets/demo runs/demo-deep-svdd-all --overwrite
 	$(MB) crossval autoencoder datasets/demo runs/demo-autoencoder-all --overwrite --epochs 10
 	$(MB) crossval knn datasets/demo runs/demo-knn-all --overwrite --backbone mobilenet_v2 --backbone-weights none
-	$(MB) evaluate $(foreach a,yolo-world sam deep-svdd autoencoder knn,runs/demo-$(a)-all) --out runs/demo-leaderboard
+	$(MB) evaluate $(DEMO_RUNS) --out runs/demo-leaderboard
+	$(MB) report $(DEMO_RUNS) --out runs/demo-report.html
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest

@@ -193,12 +193,12 @@ def calibration() -> None:
     defective = np.repeat([False, True], [20, 63])
     count = len(defective)
     resampling = Resampling(np.arange(count), defective, samples=1000, seed=0)
-    print("true AUROC | likeness of the runs | 95 % interval of AUROC holds it | called different: AUROC, accuracy")
+    print("true AUROC | likeness of the runs | interval of AUROC holds it: BCa, percentile | called: AUROC, accuracy")
     for likeness in (0.0, 0.7):
         for shift in (1.0, 2.3, 3.5):
             truth = 0.5 * (1 + math.erf(shift / 2))
             cuts = np.full(count, shift / 2)
-            held, called = [], {"auroc": 0, "accuracy": 0}
+            held, plain, called = [], [], {"auroc": 0, "accuracy": 0}
             for _ in range(1000):
                 shared = rng.normal(size=count)
                 pair = []
@@ -207,11 +207,15 @@ def calibration() -> None:
                     scores = shift * defective + math.sqrt(likeness) * shared + math.sqrt(1 - likeness) * own
                     pair.append(measure(ImageMetrics(scores, defective, cuts), resampling, derived=False))
                 held += [each[0]["auroc"]["low"] <= truth <= each[0]["auroc"]["high"] for each in pair]
+                ends = [np.percentile(each[1]["auroc"], [2.5, 97.5]) for each in pair]
+                plain += [low <= truth <= high for low, high in ends]
                 for name in called:
                     difference = pair[0][1][name] - pair[1][1][name]
                     called[name] += bool(np.ptp(difference) > 1e-12 and p_value(difference) < LEVEL)
             shares = ", ".join(f"{100 * times / 1000:.1f} %" for times in called.values())
-            print(f"{truth:.3f} | {likeness:.1f} | {100 * np.mean(held):.1f} % | {shares}")
+            print(
+                f"{truth:.3f} | {likeness:.1f} | {100 * np.mean(held):.1f} %, {100 * np.mean(plain):.1f} % | {shares}"
+            )
 
 
 def made_up_map(mask: geometry.Mask, seed: int) -> np.ndarray:
