@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 
 #: Metrics of which less is better.
 LOWER_IS_BETTER = frozenset({"escape_rate", "overkill_rate"})
@@ -93,5 +94,5 @@ def heading(family: str, name: str) -> str:
 
 def short(share: float) -> str:
     """Three decimals without the leading zero: `.912`, `1.000`, `-.020`."""
-    text = f"{share:.3f}"
+    text = str(Decimal(share).quantize(Decimal("0.001"), ROUND_HALF_UP))  # as a browser rounds, also for .8125
     return text if abs(float(text)) >= 1 else text.replace("0.", ".", 1)
