@@ -18,9 +18,9 @@ from maskbridge.files import write_bytes
 
 REPORT = Path("runs/demo-report.html")
 OUT = Path("docs/images/report.png")
-WIDTH, BOARD, CARDS = 1320, 480, 640
-#: Two runs with maps, defects only.
-SHOWN = "#run=demo-sam-all&run=demo-autoencoder-all&run=demo-knn-all&type=scratch"
+WIDTH, BOARD, CARDS = 1320, 470, 560
+#: Three runs, one type of defect, the highest scores first.
+SHOWN = "#run=demo-sam-all&run=demo-autoencoder-all&run=demo-knn-all&type=stain&order=high"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": BOARD}, color_scheme="light", bypass_csp=True)
         page.goto(REPORT.resolve().as_uri() + SHOWN)
         page.add_style_tag(content=".chooser { position: static !important }")
-        parts = [shot(page, "#leaderboard", BOARD), shot(page, "#gallery", CARDS)]
+        parts = [shot(page, "#leaderboard", BOARD), shot(page, "#filters", CARDS)]
         browser.close()
     done, encoded = cv2.imencode(".png", np.vstack(parts), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done
