@@ -165,7 +165,7 @@ class Run:
             array = np.load(path, allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError("the map of an image is missing", where=path) from error
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, MemoryError, IsADirectoryError) as error:  # a header may claim any size
             raise RunError("cannot be read as an array", where=path, found=str(error)) from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
             raise RunError("is not an array of numbers", where=path)
