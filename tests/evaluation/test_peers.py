@@ -14,8 +14,16 @@ from maskbridge.derive import PredictionView
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
-torch = pytest.importorskip("torch")
-classification = pytest.importorskip("torchmetrics.functional.classification", reason="torchmetrics is not installed")
+
+@pytest.fixture
+def classification():
+    return pytest.importorskip("torchmetrics.functional.classification", reason="torchmetrics is not installed")
+
+
+def tensor(array):
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 @pytest.fixture
@@ -28,7 +36,7 @@ def shares(new_dataset, new_run, masks, tmp_path):
         dataset = new_dataset(tmp_path / "tiles", masks)
         predictions = [Prediction(image_id=number, map=m) for number, m in enumerate(maps, start=1)]
         view = PredictionView(new_run(tmp_path / "run", dataset, predictions), dataset, "test")
-        pair = torch.from_numpy(np.stack(maps)), torch.from_numpy(np.stack(masks))
+        pair = tensor(np.stack(maps)), tensor(np.stack(masks))
         return PixelMetrics(view, view.maps().value).point(), pair
 
     return make
@@ -59,7 +67,7 @@ def test_anomalib_loses_a_defect_that_fills_its_image_and_we_do_not(shares, mask
     assert point["aupro_30"] > 0.5
 
 
-def test_pixel_auroc_ap_and_iou_are_those_of_torchmetrics(shares, masks):
+def test_pixel_auroc_ap_and_iou_are_those_of_torchmetrics(shares, masks, classification):
     point, pair = shares([mask for mask, _ in masks])
     scores, masks = pair[0].flatten(), pair[1].flatten().int()
     assert point["auroc"] == pytest.approx(float(classification.binary_auroc(scores, masks)), abs=1e-5)
@@ -68,12 +76,12 @@ def test_pixel_auroc_ap_and_iou_are_those_of_torchmetrics(shares, masks):
     assert point["iou"] == pytest.approx(float(classification.binary_jaccard_index(called, masks)), abs=1e-6)
 
 
-def test_image_metrics_are_those_of_torchmetrics():
+def test_image_metrics_are_those_of_torchmetrics(classification):
     rng = np.random.default_rng(1)
     defective = rng.random(200) < 0.6
     scores = np.round(np.clip(rng.normal(defective * 0.4 + 0.3, 0.2), 0, 1), 2)
     point = ImageMetrics(scores, defective, np.full(200, 0.5)).point()
-    pair = torch.from_numpy(scores), torch.from_numpy(defective).int()
+    pair = tensor(scores), tensor(defective).int()
     for name, reference in (
         ("auroc", classification.binary_auroc),
         ("ap", classification.binary_average_precision),
@@ -88,9 +96,9 @@ def test_image_metrics_are_those_of_torchmetrics():
         assert point[name] == pytest.approx(float(reference(*called)), abs=1e-6)
 
 
-def test_torchmetrics_saturates_where_scores_are_no_shares_and_we_do_not():
+def test_torchmetrics_saturates_where_scores_are_no_shares_and_we_do_not(classification):
     defective = np.repeat([False, True], 50)
     scores = 1000 + np.arange(100.0)
     assert ImageMetrics(scores, defective, None).point()["auroc"] == 1.0
-    theirs = classification.binary_auroc(torch.from_numpy(scores).float(), torch.from_numpy(defective).int())
+    theirs = classification.binary_auroc(tensor(scores).float(), tensor(defective).int())
     assert float(theirs) == 0.5
