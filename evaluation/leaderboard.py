@@ -86,9 +86,10 @@ class Leaderboard:
 
     def write(self, folder: Path) -> None:
         """Write `leaderboard.md`, `leaderboard.json` and `leaderboard.csv` into a folder, each whole or not at all."""
+        text, table = self.markdown(), self.csv()
         write_json(folder / "leaderboard.json", self.to_json())
-        write_text(folder / "leaderboard.csv", self.csv())
-        write_text(folder / "leaderboard.md", self.markdown())
+        write_text(folder / "leaderboard.csv", table)
+        write_text(folder / "leaderboard.md", text)
 
 
 def evaluate_runs(
@@ -114,7 +115,7 @@ def evaluate_runs(
     if not run_paths:
         raise RunError("there is no run to evaluate", expected="at least one run folder")
     runs = [Run.open(path) for path in run_paths]
-    _refuse_equal_names(runs)
+    _refuse_names(runs)
     datasets = [run.dataset(dataset) for run in runs]
     parts = [part or run.default_part() for run in runs]
     _refuse_different_images(runs, datasets, parts)
@@ -134,8 +135,10 @@ def _auroc(evaluation: Evaluation) -> float:
     return -1.0 if value is None else float(value)
 
 
-def _refuse_equal_names(runs: Sequence[Run]) -> None:
+def _refuse_names(runs: Sequence[Run]) -> None:
     for place, run in enumerate(runs):
+        if not run.name.isprintable():
+            raise RunError("has a name that cannot be printed", where=repr(str(run.path)), remedy="rename the folder")
         for other in runs[:place]:
             if run.name == other.name:
                 raise RunError(

@@ -16,6 +16,7 @@ from maskbridge.errors import MaskbridgeError
 from maskbridge.progress import QUIET_VARIABLE
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNFIT = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("maskbridge: interrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno not in (*_FULL, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in (*_FULL, *_UNFIT):
             raise
         remedy = "free some space" if error.errno in _FULL else "choose a place that can be written"
         print(f"maskbridge: {error.filename or 'a file'}: {error.strerror}; {remedy}", file=sys.stderr)

@@ -12,6 +12,7 @@ A file that is absent was not produced; `derive` fills in what follows from the 
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -26,8 +27,9 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
-from maskbridge.files import read_json, staged_folder, write_array, write_json
+from maskbridge.files import staged_folder, write_array, write_json
 from maskbridge.geometry import RLE
+from maskbridge.run_info import read_run_info
 from maskbridge.run_lengths import run_lengths
 
 
@@ -61,20 +63,8 @@ class Run:
             RunError: When it is not one.
         """
         folder = Path(path)
-        if not (folder / "run.json").is_file():
-            raise RunError(
-                "is not a finished run",
-                where=folder,
-                expected="run.json inside",
-                remedy="train it, or continue it with --resume",
-            )
-        info = read_json(folder / "run.json")
-        if not isinstance(info, dict) or not isinstance(info.get("dataset", {}), dict):
-            raise RunError("is not what maskbridge writes", where=folder / "run.json")
-        missing = [key for key in ("approach", "dataset", "fold", "options") if key not in info]
-        if missing:
-            raise RunError("is incomplete", where=folder / "run.json", found=f"no {', '.join(missing)}")
-        return cls(path=folder.resolve(), info=cast(dict[str, Any], info))
+        info = read_run_info(folder)
+        return cls(path=folder.resolve(), info=info)
 
     @property
     def name(self) -> str:
@@ -120,13 +110,13 @@ class Run:
         return (self.path / "predictions" / part).is_dir()
 
     def default_part(self) -> str:
-        """`crossval` where present, else `test`."""
-        return "crossval" if self.has("crossval") else "test"
+        """`crossval` where present or where the run is of all folds, else `test`."""
+        return "crossval" if self.has("crossval") or self.info["fold"] == "all" else "test"
 
     def scores(self, part: str) -> dict[int, float] | None:
         """Anomaly score of each image of a part; None where the approach gave none."""
         path = self._part(part) / "scores.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         scores = _decoded(path, _SCORES, "is not a table of scores by image id")
         for image_id in scores:
@@ -137,7 +127,7 @@ class Run:
     def detections(self, part: str) -> list[Result] | None:
         """COCO results of a part; None where the approach gave none."""
         path = self._part(part) / "detections.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         results = _decoded(path, _RESULTS, "is not a COCO result")
         for index, result in enumerate(results):
@@ -263,7 +253,10 @@ def _result(image_id: int, detection: Detection) -> Result:
 
 
 def _decoded(path: Path, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError("cannot be read", where=path, found=error.strerror) from error
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:

@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
     board = board_of(arguments, arguments.runs)
-    board.write_metrics()
+    text = json.dumps(board.to_json(), indent=1, ensure_ascii=False) if arguments.json else board.markdown()
     if arguments.out is not None:
         board.write(arguments.out)
-    print(json.dumps(board.to_json(), indent=1, ensure_ascii=False) if arguments.json else board.markdown())
+    board.write_metrics()
+    print(text)
     return 0

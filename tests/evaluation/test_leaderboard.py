@@ -92,6 +92,22 @@ def test_two_runs_of_one_name_are_refused(dataset, ids, new_run, tmp_path):
         evaluate_runs([runs[0].path, runs[0].path], samples=5)
 
 
+def test_a_run_whose_name_cannot_be_printed_is_refused(dataset, ids, new_run, tmp_path):
+    run = new_run(tmp_path / "a\nb", dataset, scores_of(dataset, ids, 1.0))
+    with pytest.raises(RunError, match=r"cannot be printed.*rename"):
+        evaluate_runs([run.path], samples=5)
+
+
+def test_a_leaderboard_that_cannot_be_written_leaves_no_metrics(dataset, ids, new_run, tmp_path, capsys):
+    from maskbridge.cli import main
+
+    run = new_run(tmp_path / "run", dataset, scores_of(dataset, ids, 1.0))
+    (tmp_path / "file").write_text("x")
+    assert main(["evaluate", str(run.path), "--samples", "5", "--out", str(tmp_path / "file" / "x")]) == 1
+    assert capsys.readouterr().err.startswith("maskbridge: ")
+    assert not (run.path / "metrics.json").exists()
+
+
 def test_a_run_name_with_markup_stays_text_in_the_table(dataset, ids, new_run, tmp_path):
     run = new_run(tmp_path / "a|b<script>", dataset, scores_of(dataset, ids, 1.0))
     text = evaluate_runs([run.path], samples=5).markdown()

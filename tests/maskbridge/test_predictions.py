@@ -185,3 +185,31 @@ def test_a_run_json_that_is_none_is_told(tmp_path, content):
 def test_a_folder_without_run_json_is_no_finished_run(tmp_path):
     with pytest.raises(RunError, match=r"is not a finished run; expected run\.json inside; train it"):
         Run.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thresholds": 3}, {"thresholds": []}, {"thresholds": {"0": 3}}, {"thresholds": {"0": {"image": 5}}},
+        {"thresholds": {"0": {"image": {"value": "a"}}}}, {"seconds": "x"}, {"seconds": {"train": "a"}},
+        {"peak_memory_mb": [1]}, {"trained_on": {"defective": "x"}}, {"parameters": "many"}, {"options": []},
+        {"predict_ms_per_image": []}, {"dataset": {}}, {"dataset": 3}, {"fold": "zzz"}, {"fold": None},
+        {"approach": 7}, {"weights_from": {"a": 1}}, {"versions": 5}, {"seed": "x"}, {"facts": 4},
+    ],
+)  # fmt: skip
+def test_a_run_json_with_values_of_another_kind_is_told_in_one_line(tmp_path, change):
+    sha = {"path": "d", "annotations_sha256": "a", "splits_sha256": "b"}
+    whole = {"approach": "knn", "dataset": sha, "fold": 0, "options": {}, "thresholds": {"0": {"image": {"value": 1}}}}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(whole))
+    assert Run.open(tmp_path).info == whole
+    path.write_text(json.dumps({**whole, **change}))
+    with pytest.raises(RunError, match=r"run\.json: is not what maskbridge writes"):
+        Run.open(tmp_path)
+
+
+def test_a_folder_in_the_place_of_predictions_is_told(tmp_path):
+    run = run_with(tmp_path)
+    (run.path / "predictions/test/detections.json").mkdir()
+    with pytest.raises(RunError, match=r"detections\.json: cannot be read; found Is a directory"):
+        run.detections("test")

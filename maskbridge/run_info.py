@@ -1,0 +1,74 @@
+"""`run.json` as it is read: what is relied on has the right kind, or one line says what has not.
+
+info = read_run_info(Path("runs/bottle-knn-0"))
+info["thresholds"]["0"]["image"]["value"]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Required, TypedDict
+
+import msgspec
+
+from maskbridge.errors import RunError
+from maskbridge.files import read_json
+
+
+def read_run_info(folder: Path) -> dict[str, Any]:
+    """Content of a run's `run.json`, all of it.
+
+    Raises:
+        RunError: When there is none, a key is missing, or a value is of another kind.
+    """
+    if not (folder / "run.json").is_file():
+        raise RunError(
+            "is not a finished run",
+            where=folder,
+            expected="run.json inside",
+            remedy="train it, or continue it with --resume",
+        )
+    info = read_json(folder / "run.json")
+    if not isinstance(info, dict):
+        raise RunError("is not what maskbridge writes", where=folder / "run.json")
+    missing = [key for key in ("approach", "dataset", "fold", "options") if key not in info]
+    if missing:
+        raise RunError("is incomplete", where=folder / "run.json", found=f"no {', '.join(missing)}")
+    try:
+        msgspec.convert(info, _RunInfo)
+    except msgspec.ValidationError as error:
+        raise RunError("is not what maskbridge writes", where=folder / "run.json", found=str(error)) from error
+    return dict(info)
+
+
+class _Threshold(TypedDict, total=False):
+    value: float | None
+    rule: str
+    why: str
+
+
+class _RunDataset(TypedDict, total=False):
+    path: Required[str]
+    name: str
+    annotations_sha256: Required[str]
+    splits_sha256: Required[str]
+
+
+class _RunInfo(TypedDict, total=False):
+    """What is relied on in run.json; it may hold more."""
+
+    approach: Required[str]
+    dataset: Required[_RunDataset]
+    fold: Required[int | Literal["official", "all"]]
+    options: Required[dict[str, Any]]
+    seed: int | None
+    device: str | None
+    weights_from: str | None
+    parameters: float | None
+    predict_ms_per_image: float | None
+    seconds: dict[str, float | None] | None
+    peak_memory_mb: dict[str, float | None] | None
+    trained_on: dict[str, float | None] | None
+    thresholds: dict[str, dict[str, _Threshold]] | None
+    versions: dict[str, str | None] | None
+    facts: dict[str, Any] | None
