@@ -25,8 +25,8 @@ import numpy.typing as npt
 from maskbridge.errors import MaskbridgeError
 from maskbridge.geometry import Mask, frame, region_shares
 
-#: The most bins there are; half as many after a preview, which puts them where they matter.
-MOST_BINS = 1 << 19
+#: The most bins there are. Half as many without a preview; a quarter after one that finds no heavy bin.
+MOST_BINS = 1 << 20
 
 _CELLS = 1 << 16
 
@@ -38,6 +38,10 @@ _BATCH = 1 << 21
 
 #: Pixels of a map that are looked at beforehand, at least: every n-th row and column.
 _PREVIEW = 1 << 14
+
+#: A bin with more than this share of the pixels is heavy: its cell is cut to single numbers, of so many at most.
+_HEAVY_SHARE = 1 / 500
+_MOST_HEAVY = 8
 
 #: A cell's layout is one integer: the number of its first bin, then how many of its 16 bits are dropped.
 _DROP_BITS = 5
@@ -71,11 +75,14 @@ class PixelCounts:
     def __init__(self, preview: Iterable[npt.NDArray[Any]] = ()) -> None:
         """Lay out the bins."""
         crowd = np.zeros(_CELLS, np.int64)
+        some_keys = [np.zeros(0, np.int32)]
         for anomaly_map in preview:
             step = max(1, math.isqrt(anomaly_map.size // _PREVIEW))
             keys = _keys(np.asarray(anomaly_map[::step, ::step], np.float32).ravel())
             crowd += np.bincount((keys >> 16) + _CELLS // 2, minlength=_CELLS)
+            some_keys.append(keys[:: 1 + len(keys) // 1024])
         bits = _bits_of_cells(crowd)
+        bits[_heavy_cells(np.concatenate(some_keys), bits)] = 16
         first = np.cumsum(1 << bits) - (1 << bits)
         self._layout = ((first << _DROP_BITS) | (16 - bits)).astype(np.int32)
         # By the leading 16 bits as they are. Negative numbers come in the reverse order: their cells are found here,
@@ -254,9 +261,9 @@ def _bits_of_cells(crowd: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     score and a little beyond, where there may be some that were not looked at.
     """
     filled = np.flatnonzero(crowd)
-    spare = MOST_BINS // 2 - _CELLS
+    spare = MOST_BINS // 4 - _CELLS
     if not len(filled):
-        return np.full(_CELLS, int(np.log2(MOST_BINS // _CELLS)), np.int64)
+        return np.full(_CELLS, int(np.log2(MOST_BINS // 2 // _CELLS)), np.int64)
     cells = np.arange(_CELLS, dtype=np.int64)
     sizes = np.abs(_values((cells - _CELLS // 2) << 16))
     beyond = np.maximum(filled[0] - cells, cells - filled[-1])
@@ -265,6 +272,15 @@ def _bits_of_cells(crowd: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     worth = crowd / crowd.sum() + between / between.sum()
     bits: npt.NDArray[np.float64] = np.clip(np.log2(np.maximum(1.0, worth / 2 * spare)), 0, 16)
     return bits.astype(np.int64)
+
+
+def _heavy_cells(keys: npt.NDArray[np.int32], bits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Cells with a bin that too large a share of the scores falls into, such as where a model saturates."""
+    cells = (keys >> 16).astype(np.int64) + _CELLS // 2
+    bins, counts = np.unique((cells << 16) + ((keys & 0xFFFF) >> (16 - bits[cells])), return_counts=True)
+    heavy = counts > _HEAVY_SHARE * len(keys)
+    heaviest = (bins[heavy] >> 16)[np.argsort(-counts[heavy], kind="stable")]
+    return np.array(list(dict.fromkeys(heaviest.tolist()))[:_MOST_HEAVY], np.int64)
 
 
 def _keys(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:

@@ -41,6 +41,10 @@ def maps_like(kind, masks, rng):
         return [np.round(each) for each in noise]
     if kind == "constant":
         return [np.full_like(each, 0.25) for each in noise]
+    if kind == "two-valued":
+        return [np.where(each > 0.7, np.float32(0.8), np.float32(0.2)) for each in noise]
+    if kind == "saturated":  # most scores crowd within a few of the smallest steps that float32 has
+        return [np.where(each < 1, np.float32(-0.29) + each * 1e-7, each).astype(np.float32) for each in noise]
     if kind == "offset":
         return [(1000 + each).astype(np.float32) for each in noise]
     return noise
@@ -52,7 +56,7 @@ def family_of(dataset, new_run, folder, maps, **info):
     return PixelMetrics(view, view.maps().value)
 
 
-@pytest.mark.parametrize("kind", ["smooth", "heavy-tailed", "tied", "constant", "offset"])
+@pytest.mark.parametrize("kind", ["smooth", "heavy-tailed", "tied", "two-valued", "constant", "offset", "saturated"])
 def test_equal_to_sorting_every_pixel(kind, new_dataset, new_run, tmp_path, masks):
     masks = [np.kron(mask, np.ones((4, 4), np.uint8)) for mask, _ in masks[4:24]]
     dataset = new_dataset(tmp_path / "d", masks)
