@@ -115,8 +115,9 @@ evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboa
 report: $(READY) ## NAME=name: one page of every run of NAME: leaderboard, curves, every image
 	$(MB) report $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-report.html $(REPORT_OPTIONS)
 
-bench: $(READY) ## print the ratios of benchmarks/convert.py (MASKBRIDGE_DATA names real images)
+bench: $(READY) ## print the ratios of benchmarks/convert.py and evaluation.py (MASKBRIDGE_DATA names real images)
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/evaluation.py
 
 clean: ## remove the virtual environment and caches; datasets and runs stay
 	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,6 +18,9 @@ from evaluation.metrics import Evaluation
 #: What stands in a cell without a value.
 ABSENT = "-"
 
+#: Mark of an interval that is not the bootstrap's.
+SCORE_MARK = "°"
+
 #: Metric of which the table says who beats whom.
 HEADLINE = "image.auroc"
 
@@ -29,6 +32,7 @@ NOTES = (
     "A dash: undefined or not produced; leaderboard.json says why.",
     "Escape rate: share of defective images that pass as good (missed defects). Overkill rate: share of good images "
     "called defective (false alarms).",
+    f"{SCORE_MARK} all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else.",
     "Intervals and tests cover the sampling of images, not of trainings.",
 )
 
@@ -184,7 +188,8 @@ def _metric(metric: dict[str, Any]) -> str:
     if metric["value"] is None:
         return ABSENT
     mark = "\\*" if metric["derived"] else ""
-    return f"{short(metric['value'])}{mark} [{short(metric['low'])}, {short(metric['high'])}]"
+    score = SCORE_MARK if "method" in metric else ""
+    return f"{short(metric['value'])}{mark} [{short(metric['low'])}, {short(metric['high'])}]{score}"
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """The commands that make a report again, from what datasets and runs say of themselves.
 
-    commands(board, Path("report.html"), ReportOptions())     # [("dataset", ["maskbridge convert …"]), …]
+    convert_command(dataset)          # "maskbridge convert mvtec bottle datasets/bottle"
 
 Only what differs from the defaults is named. Paths are shown relative to the current folder where they lie below it,
 else as the last part alone: a report must not tell where on whose machine it was made.

@@ -117,6 +117,8 @@ def _figure(metric: dict[str, Any] | None) -> dict[str, Any]:
     if metric is None or metric.get("value") is None:
         return {"v": None, "why": (metric or {}).get("why", "not computed")}
     found = {"v": metric["value"], "l": metric.get("low"), "h": metric.get("high")}
+    if metric.get("method"):
+        found["m"] = metric["method"]
     return {**found, "d": 1} if metric.get("derived") else found
 
 

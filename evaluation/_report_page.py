@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ASSETS = Path(__file__).parent / "report"
+ASSETS = Path(__file__).parent / "page"
 
 #: In this order; each part uses what stands before it.
 SCRIPTS = ("elements", "state", "leaderboard", "curves", "panels", "gallery", "viewer", "records", "page")

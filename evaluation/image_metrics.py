@@ -21,6 +21,9 @@ from evaluation.curves import Curve, image_curves
 
 NAMES = ("auroc", "ap", "f1_max", "accuracy", "precision", "recall", "escape_rate", "overkill_rate")
 
+#: Numbers held at once while computing samples.
+_CHUNK = 1_000_000
+
 
 class ImageMetrics:
     """Image-level metrics; see `evaluation.intervals.Family`.
@@ -67,6 +70,11 @@ class ImageMetrics:
 
     def values(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
         """Value of each metric for images counted `weights` times, S x N: S values each."""
+        step = max(1, _CHUNK // max(1, len(self._place)))
+        pieces = [self._some(weights[start : start + step]) for start in range(0, len(weights), step)]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _some(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
         order = np.argsort(self._place, kind="stable")
         starts = np.searchsorted(self._place[order], np.arange(len(self._values)))
         bad = np.add.reduceat((weights * self._defective)[:, order], starts, axis=1)

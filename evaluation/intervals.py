@@ -150,7 +150,6 @@ class Resampling:
         sampled: npt.NDArray[np.float64],
         images: npt.NDArray[np.bool_],
         *,
-        centre: float | None = None,
         acceleration: float = 0.0,
     ) -> Metric:
         """Bounds of one metric: `low`, `high`, and `method` where it is not the bootstrap.
@@ -160,13 +159,11 @@ class Resampling:
             value: Its value.
             sampled: Its value in each sample, S, NaN where undefined.
             images: Images it rests on, N.
-            centre: Its value computed as the samples are, where that is not quite `value`.
             acceleration: As `jackknife` gives it.
         """
         defined = sampled[np.isfinite(sampled)]
         if len(defined) and np.ptp(defined) > 1e-12:
-            centre = value if centre is None else centre
-            low, high = np.percentile(defined, bca_levels(defined, centre, acceleration)) + (value - centre)
+            low, high = np.percentile(defined, bca_levels(defined, value, acceleration))
             return {"low": min(max(0.0, float(low)), value), "high": max(min(1.0, float(high)), value)}
         good, bad = self.group_count(images & ~self._defective), self.group_count(images & self._defective)
         if name == "auroc" and good and bad:
@@ -200,8 +197,10 @@ def measure(
             continue
         value = min(1.0, max(0.0, point[name]))
         units = family.units.get(name, every)
-        some, (centre, acceleration) = sampled[name][: resampling.samples], jackknife[name]
-        bounds = resampling.interval(name, value, some, units, centre=centre, acceleration=acceleration)
+        centre, acceleration = jackknife[name]
+        sampled[name] = sampled[name] + (value - centre)  # what coarse bins cost the samples of pixels
+        some = sampled[name][: resampling.samples]
+        bounds = resampling.interval(name, value, some, units, acceleration=acceleration)
         oracle = {"oracle": True} if name in ORACLES else {}
         measured[name] = {"value": value, **bounds, "derived": derived, **oracle}
     return measured, {name: sampled[name] for name in family.names if name not in family.whys}

@@ -55,15 +55,15 @@ class Leaderboard:
         return markdown(self.dataset, self.part, self.evaluations, self.comparisons)
 
     def csv(self) -> str:
-        """One line for each run and metric: run, approach, family, metric, value, low, high, derived, why."""
+        """One line for each run and metric: run, approach, family, metric, value, low, high, method, derived, why."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["run", "approach", "family", "metric", "value", "low", "high", "derived", "why"])
+        writer.writerow(["run", "approach", "family", "metric", "value", "low", "high", "method", "derived", "why"])
         for row in self.rows:
             for family, metrics in row.metrics.items():
                 for name, metric in metrics.items() if isinstance(metrics, dict) else ():
                     if isinstance(metric, dict) and "value" in metric:
-                        told = (metric.get(key, "") for key in ("value", "low", "high", "derived", "why"))
+                        told = (metric.get(key, "") for key in ("value", "low", "high", "method", "derived", "why"))
                         writer.writerow([row.run, row.approach, family, name, *told])
         return text.getvalue()
 

@@ -19,9 +19,7 @@ from evaluation.ranking import ratio
 from maskbridge.dataset import Dataset
 from maskbridge.matching import box_pairs, match, ranks
 from maskbridge.predictions import Result
-
-#: Smallest overlap of boxes with which a defect counts as found.
-IOU = 0.5
+from maskbridge.thresholds import DETECTION_IOU
 
 
 class TypeShares:
@@ -84,9 +82,9 @@ def detection_rate_by_type(
     units, true_units = (np.array([places[e["image_id"]] for e in some], np.int64) for some in (sure, truth))
     boxes, true_boxes = (np.array([e["bbox"] for e in some], np.float64).reshape(-1, 4) for some in (sure, truth))
     types = np.array([of_id[annotation["category_id"]] for annotation in truth], np.int64)
-    pairs = box_pairs(boxes, units, true_boxes, true_units, IOU)
+    pairs = box_pairs(boxes, units, true_boxes, true_units, DETECTION_IOU)
     scores = np.array([result["score"] for result in sure], np.float64)
-    matched = match(pairs, ranks(scores, units), np.array([IOU]))[0]
+    matched = match(pairs, ranks(scores, units), np.array([DETECTION_IOU]))[0]
     hits = matched[matched >= 0]
     wanted, found = (np.zeros((len(image_ids), len(of_id)), np.int64) for _ in range(2))
     np.add.at(wanted, (true_units, types), 1)

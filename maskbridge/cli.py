@@ -16,7 +16,16 @@ from maskbridge.errors import MaskbridgeError
 from maskbridge.progress import QUIET_VARIABLE
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNFIT = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+_UNFIT = (
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -229,7 +229,8 @@ def map_from_detections(results: Sequence[Result], size_hw: tuple[int, int]) -> 
     """
     painted = np.zeros(size_hw, np.float32)
     for result in sorted(results, key=lambda result: result["score"]):
-        score = np.float32(result["score"])
+        with np.errstate(over="ignore"):  # refused where the map is read
+            score = np.float32(result["score"])
         if "segmentation" in result:
             inside = geometry.decode(result["segmentation"]) > 0
             painted[inside] = np.maximum(painted[inside], score)

@@ -120,7 +120,7 @@ class Run:
             return None
         scores = _decoded(path, _SCORES, "is not a table of scores by image id")
         for image_id in scores:
-            if not image_id.isdecimal():
+            if not image_id.isdecimal() or str(int(image_id)) != image_id:
                 raise RunError("a score is not named by an image id", where=path, found=repr(image_id))
         return {int(image_id): value for image_id, value in scores.items()}
 

@@ -6,6 +6,7 @@ info["thresholds"]["0"]["image"]["value"]
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, Required, TypedDict
 
@@ -37,6 +38,10 @@ def read_run_info(folder: Path) -> dict[str, Any]:
     try:
         msgspec.convert(info, _RunInfo)
     except msgspec.ValidationError as error:
+        raise RunError("is not what maskbridge writes", where=folder / "run.json", found=str(error)) from error
+    try:
+        json.dumps(info, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:  # NaN, infinity, or half a character
         raise RunError("is not what maskbridge writes", where=folder / "run.json", found=str(error)) from error
     return dict(info)
 

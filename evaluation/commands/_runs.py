@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+_MOST_SAMPLES = 100_000
+
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where the runs are judged."""
@@ -27,6 +29,6 @@ def board_of(arguments: argparse.Namespace, runs: list[Path]) -> Any:
 
 def _count(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of samples")
+    if not 1 <= number <= _MOST_SAMPLES:
+        raise argparse.ArgumentTypeError(f"{text} is no number of samples from 1 to {_MOST_SAMPLES}")
     return number

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from evaluation.comparison import Comparison, compare, compare_all, holm, samples_needed
+from evaluation.comparison import Comparison, _judged, compare, compare_all, holm, samples_needed
 from evaluation.metrics import evaluate
 from maskbridge.approach import Prediction
 
@@ -50,7 +52,9 @@ def test_where_less_is_better_the_smaller_rate_wins(dataset, ids, evaluated):
     mild = {i: float(not dataset.image_by_id[i].is_good) for i in ids}
     found = compare(evaluated("strict", strict), evaluated("mild", mild), "image", "overkill_rate")
     assert found.difference == 1.0
-    assert found.method == "mover"
+    assert (found.method, found.winner) == ("mover", "mild")
+    assert found.p < 0.05
+    assert found.low > 0
     found = compare(
         evaluated("half", {i: float(i % 2) for i in ids}), evaluated("right", mild), "image", "overkill_rate"
     )
@@ -99,6 +103,16 @@ def test_every_pair_is_corrected_for_the_number_of_pairs(dataset, ids, evaluated
     ]  # fmt: skip
     assert [pair.p_holm for pair in pairs] == holm([pair.p for pair in pairs])
     assert "corrected for 6 pairs" in pairs[0].sentence
+
+
+def test_only_what_survives_holms_correction_beats(dataset, ids, evaluated):
+    one, other = (evaluated(name, noisy(dataset, ids, 1.0, seed)) for seed, name in enumerate("ab"))
+    raw = replace(compare(one, other, "image", "auroc"), difference=0.1, p=0.02, pairs=6)
+    lost = _judged(replace(raw, p_holm=0.12, winner=None), one, other)
+    assert lost.winner is None
+    assert "not distinguishable" in lost.sentence
+    assert "p = .020, .120 corrected for 6 pairs" in lost.sentence
+    assert _judged(replace(raw, p_holm=0.04, winner=None), one, other).winner == "a"
 
 
 def test_there_are_samples_enough_to_pass_holms_strictest_test():

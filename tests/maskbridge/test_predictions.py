@@ -76,7 +76,8 @@ def test_what_cannot_be_kept_is_refused_and_nothing_is_written(tmp_path, bad, li
 @pytest.mark.parametrize(
     "scores",
     [
-        {"1": "0.5"}, {"1": None}, {"1": True}, {"one": 0.5}, {"-1": 0.5}, {"1.0": 1}, [0.5], 3, None,
+        {"1": "0.5"}, {"1": None}, {"1": 0.5, "01": 0.7},
+        {"1": True}, {"one": 0.5}, {"-1": 0.5}, {"1.0": 1}, [0.5], 3, None,
         '{"1": NaN}', '{"1": Infinity}', '{"1": 1e999}', '{"1": 1' + "0" * 400 + "}", '{"1": 1' + "0" * 9000 + "}",
         "", "{", "[" * 100_000, b"\xff".decode("latin1"),
     ],
@@ -194,7 +195,9 @@ def test_a_folder_without_run_json_is_no_finished_run(tmp_path):
         {"thresholds": {"0": {"image": {"value": "a"}}}}, {"seconds": "x"}, {"seconds": {"train": "a"}},
         {"peak_memory_mb": [1]}, {"trained_on": {"defective": "x"}}, {"parameters": "many"}, {"options": []},
         {"predict_ms_per_image": []}, {"dataset": {}}, {"dataset": 3}, {"fold": "zzz"}, {"fold": None},
-        {"approach": 7}, {"weights_from": {"a": 1}}, {"versions": 5}, {"seed": "x"}, {"facts": 4},
+        {"approach": 7}, {"parameters": float("nan")}, {"seconds": {"train": float("inf")}}, {"approach": "\ud800"},
+        {"thresholds": {"0": {"image": {"value": float("nan")}}}},
+        {"weights_from": {"a": 1}}, {"versions": 5}, {"seed": "x"}, {"facts": 4},
     ],
 )  # fmt: skip
 def test_a_run_json_with_values_of_another_kind_is_told_in_one_line(tmp_path, change):

@@ -12,7 +12,6 @@ const LAYERS = [
 const USUAL_LAYERS = ["truth", "boxes", "masks", "map"];
 const OUTCOMES = { missed: "missed", alarm: "false alarm", right: "right" };
 const ORDERS = { worst: "worst first", high: "highest score first", low: "lowest score first", name: "file name" };
-const DEFECTIVE = images.bad.reduce((sum, bad) => sum + bad, 0);
 
 // Judgement of each run: margins above the threshold, and the cuts that reach every distinct count.
 const judges = data.runs.map((run) => {

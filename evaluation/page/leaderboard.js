@@ -22,6 +22,7 @@ function buildLeaderboard() {
   const notes = [
     "Intervals cover the sampling of images, not of trainings: another seed may move a run further than its interval says.",
     folds ? "Below a pooled figure stands the mean ± standard deviation over the folds of the cross-validation, each fold taken by itself." : null,
+    "° all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else.",
     "* derived: follows from other predictions of the run, such as an image score from detections, or detections from the map at its pixel threshold.",
     "Oracle: at the threshold only the truth could choose. Accuracy, escape and overkill use thresholds fitted without the test images.",
     "Escape rate: share of defective images that pass as good. Overkill rate: share of good images that are called defective.",
@@ -93,7 +94,7 @@ function boardCell(run, column) {
   const star = cell.d ? el("abbr", { title: "derived from other predictions of the run", text: "*" }) : null;
   return el("td", { class: "number" },
     el(isBest(run, column) ? "strong" : "span", { class: "value", text: short(cell.v) }), star,
-    cell.l === null || cell.l === undefined ? null : [el("small", { text: `[${short(cell.l)}, ${short(cell.h)}]` }), bar(cell)],
+    cell.l === null || cell.l === undefined ? null : [el("small", {}, `[${short(cell.l)}, ${short(cell.h)}]`, cell.m ? el("abbr", { title: `all bootstrap samples agree: ${cell.m} score interval`, text: "°" }) : null), bar(cell)],
     cell.mean === undefined ? null : el("small", { class: "folds", text: `${short(cell.mean)}${cell.sd === null ? "" : ` ± ${short(cell.sd)}`}` }));
 }
 
