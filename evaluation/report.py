@@ -48,7 +48,7 @@ class ReportOptions:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         if not 0 < self.megabytes < float("inf"):
-            raise OptionError("--megabytes is too small", found=self.megabytes, expected="a number above 0")
+            raise OptionError("--megabytes cannot be used", found=self.megabytes, expected="a number above 0")
         if not _LEAST_PX <= self.thumbnail_px <= _MOST_PX:
             expected = f"{_LEAST_PX} to {_MOST_PX}"
             raise OptionError("--thumbnail-px cannot be used", found=self.thumbnail_px, expected=expected)
