@@ -95,4 +95,5 @@ def heading(family: str, name: str) -> str:
 def short(share: float) -> str:
     """Three decimals without the leading zero: `.912`, `1.000`, `-.020`."""
     text = str(Decimal(share).quantize(Decimal("0.001"), ROUND_HALF_UP))  # as a browser rounds, also for .8125
+    text = text.removeprefix("-") if float(text) == 0 else text
     return text if abs(float(text)) >= 1 else text.replace("0.", ".", 1)

@@ -145,7 +145,11 @@ def comparison_text(one: Evaluation, other: Evaluation, comparisons: Sequence[Co
         )
         for row in rows
     ]
-    told = [c.sentence for c in comparisons if f"{c.family}.{c.metric}" in {column.key for column in COLUMNS}]
+    told = [
+        c.sentence
+        for c in comparisons
+        if c.difference is not None and f"{c.family}.{c.metric}" in {column.key for column in COLUMNS}
+    ]
     return "\n".join(
         [
             f"{one.run.name} and {other.run.name}, {one.part}, on the same {count} images "

@@ -152,10 +152,17 @@ class Run:
             return None
         path = self._part(part) / "maps" / f"{image_id}.npy"
         try:
-            array = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError("the map of an image is missing", where=path) from error
-        except (ValueError, EOFError, MemoryError, IsADirectoryError) as error:  # a header may claim any size
+        except (
+            ValueError,
+            TypeError,
+            EOFError,
+            MemoryError,
+            IsADirectoryError,
+        ) as error:  # a header may claim any size
             raise RunError("cannot be read as an array", where=path, found=str(error)) from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
             raise RunError("is not an array of numbers", where=path)

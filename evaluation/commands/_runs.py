@@ -28,7 +28,7 @@ def board_of(arguments: argparse.Namespace, runs: list[Path]) -> Any:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if not 1 <= number <= _MOST_SAMPLES:
         raise argparse.ArgumentTypeError(f"{text} is no number of samples from 1 to {_MOST_SAMPLES}")
     return number

@@ -1,4 +1,4 @@
-"""Score runs side by side."""
+"""Score runs side by side; metrics.json is written into each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     """Add the arguments of the command."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs on the same images")
     add_run_arguments(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for leaderboard.md, .json and .csv")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for leaderboard.md, .json and .csv (default: none are written)"
+    )
     parser.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of Markdown")
 
 

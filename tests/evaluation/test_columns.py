@@ -23,4 +23,4 @@ def test_every_metric_has_a_name_for_people(family, name, expected):
 
 def test_shares_are_short():
     assert [short(x) for x in (0.9124, 1.0, -0.02, 0.0, 0.9999)] == [".912", "1.000", "-.020", ".000", "1.000"]
-    assert [short(x) for x in (0.8125, -0.8125, 0.0625, 1e-9)] == [".813", "-.813", ".063", ".000"]
+    assert [short(x) for x in (0.8125, -0.8125, 0.0625, -1e-9)] == [".813", "-.813", ".063", ".000"]

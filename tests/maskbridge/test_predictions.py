@@ -157,6 +157,9 @@ def test_a_map_that_is_none_is_told(tmp_path):
     (maps / "1.npy").write_bytes(b"")
     with pytest.raises(RunError, match="cannot be read as an array"):
         run.map("test", 1)
+    (maps / "1.npy").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(RunError, match=r"1\.npy: cannot be read as an array"):
+        run.map("test", 1)
     with (maps / "1.npy").open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**7)}
         np.lib.format.write_array_header_1_0(file, header)
