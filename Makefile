@@ -13,8 +13,9 @@ SVDD_OPTIONS     ?=
 AE_OPTIONS       ?=
 KNN_OPTIONS      ?=
 REPORT_OPTIONS   ?=
-# Text features for YOLO-World: a file, or the stand-in that knows no language and marks the run.
-TEXT_FEATURES    ?= hashed
+# Text features for YOLO-World: auto (CLIP's text encoder), a file made by `maskbridge text-features`, or hashed, the
+# stand-in that knows no language and marks the run.
+TEXT_FEATURES    ?= auto
 
 # Small enough for two cores, and from random weights: nothing is downloaded.
 DEMO_YOLO := --weights none --text-features hashed --imgsz 160 --epochs 20

@@ -1,58 +1,133 @@
-"""Text features of class prompts for YOLO-World: from a file, or the stand-in that knows no language.
+"""Text features of class prompts for YOLO-World: CLIP ViT-B/32's own text encoder, a file, or a stand-in.
 
-A file is a NumPy `.npz` with `names` (N strings) and `features` (N x 512, float), CLIP ViT-B/32 text features;
-rows need not be of unit length.
+    features = text_features("auto", ["bottle broken large"], cache=Path("runs/bottle/work/text-features.npz"))
+
+A file is a NumPy `.npz` with `names` (N strings) and `features` (N x 512, float), CLIP ViT-B/32 text features; rows
+need not be of unit length. `maskbridge text-features` makes one, for machines without a network.
+
+The encoder is open-clip-torch: released regularly, its weights come as tensors (safetensors), and it brings the
+tokenizer along. clip-anytorch gives the same features (a test says so) but has not been released since 2023, reads
+weights as TorchScript programs only, and takes the module name `clip`, which Ultralytics imports by itself.
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021,
+https://arxiv.org/abs/2103.00020.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskbridge.errors import OptionError, WeightsError
+from maskbridge.files import sha256_file, write_bytes
+from maskbridge.progress import say
+from maskbridge.weights import AUTO, cache_folder, fetch, find_local
 
 #: Length of a CLIP ViT-B/32 text feature.
 DIMENSIONS = 512
 HASHED = "hashed"
+#: What open-clip-torch calls the architecture of OpenAI's weights.
+ARCHITECTURE = "ViT-B-32-quickgelu"
+#: OpenAI's own file, a TorchScript program; its address holds its SHA-256.
+WEIGHTS_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+WEIGHTS_URL = f"https://openaipublic.azureedge.net/clip/models/{WEIGHTS_SHA256}/ViT-B-32.pt"
+#: Names in the weights folder: the file above, or a state dict of open-clip-torch as `.safetensors`.
+WEIGHTS_NAME = "ViT-B-32"
 
 Features = npt.NDArray[np.float32]
 
+_WAYS_OUT = (
+    f"put OpenAI's {WEIGHTS_NAME}.pt (or {WEIGHTS_NAME}.safetensors) into MASKBRIDGE_WEIGHTS, or give "
+    "--text-features FILE, made where there is a network by `maskbridge text-features`; "
+    f"--text-features {HASHED} is a stand-in that knows no language and marks the run"
+)
 
-def text_features(option: str, prompts: Sequence[str]) -> Features:
+
+def text_features(option: str, prompts: Sequence[str], cache: Path | None = None) -> Features:
     """Features of prompts, N x 512, float32, unit length.
 
     Args:
-        option: `hashed`, or the path of a `.npz` file.
+        option: `auto` (the encoder), `hashed`, or the path of a `.npz` file.
         prompts: Texts, in class order.
+        cache: A file to keep what the encoder said in, by encoder and text.
 
     Raises:
-        OptionError: When no source is named; both ways out are.
-        WeightsError: When the file cannot be read or lacks a prompt.
+        OptionError: When the encoder cannot be had; every way out is named.
+        WeightsError: When a file cannot be read or lacks a prompt.
     """
     if option == HASHED:
         return np.stack([hashed(prompt) for prompt in prompts])
-    if not option:
+    if option != AUTO:
+        table = read_features(Path(option))
+        missing = [prompt for prompt in prompts if prompt not in table]
+        if missing:
+            raise WeightsError(
+                "lacks features of a prompt",
+                where=option,
+                found=", ".join(sorted(table)[:6]),
+                expected=", ".join(missing),
+                remedy="set --prompt, or make the file anew with `maskbridge text-features`",
+            )
+        return np.stack([table[prompt] for prompt in prompts])
+    if cache is not None and cache.is_file():
+        kept, (_, _, encoder) = read_features(cache), _read(cache)
+        if encoder == encoder_name() and all(prompt in kept for prompt in prompts):
+            return np.stack([kept[prompt] for prompt in prompts])
+    features = encode(prompts)
+    if cache is not None:
+        write_features(cache, prompts, features, encoder_name())
+    return features
+
+
+def known_features(option: str, texts: Sequence[str], cache: Path | None = None) -> Features | None:
+    """Features of texts that are wanted but not needed: None where the source does not know all of them."""
+    if option == HASHED:
+        return None
+    if option != AUTO:
+        table = read_features(Path(option))
+        return np.stack([table[text] for text in texts]) if all(text in table for text in texts) else None
+    return text_features(option, texts, cache)
+
+
+def encode(texts: Sequence[str]) -> Features:
+    """Features of texts by CLIP ViT-B/32's text encoder, N x 512, float32, unit length.
+
+    Raises:
+        OptionError: When open-clip-torch or the weights are missing, or a text is longer than the encoder reads.
+        WeightsError: When the weights are not what they should be.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
         raise OptionError(
-            "no text features",
-            expected="--text-features FILE (an .npz with names and N x 512 CLIP ViT-B/32 features)",
-            remedy="or --text-features hashed, a stand-in that knows no language and marks the run",
-        )
-    table = _read(Path(option))
-    missing = [prompt for prompt in prompts if prompt not in table]
-    if missing:
-        raise WeightsError(
-            "lacks features of a prompt",
-            where=option,
-            found=", ".join(sorted(table)[:6]),
-            expected=", ".join(missing),
-        )
-    return np.stack([table[prompt] for prompt in prompts])
+            "no text encoder", found="no open-clip-torch", remedy=f"pip install open-clip-torch; or {_WAYS_OUT}"
+        ) from error
+    import torch
+
+    model = _load_encoder(_encoder_weights())
+    tokenizer = open_clip.get_tokenizer(ARCHITECTURE)
+    for text in texts:
+        if len(tokenizer.encode(text)) > tokenizer.context_length - 2:
+            raise OptionError(
+                "a prompt is longer than the text encoder reads", found=text, expected="at most 75 tokens"
+            )
+    rows: list[npt.NDArray[Any]] = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), 64):
+            rows.append(model.encode_text(tokenizer(list(texts[start : start + 64]))).float().numpy())
+    return np.stack([_unit(row) for row in np.concatenate(rows)])
+
+
+def encoder_name() -> str:
+    """What the features of `encode` come from; features of two encoders are never mixed."""
+    return f"open-clip-torch {ARCHITECTURE}, {_encoder_weights().name}"
 
 
 def hashed(prompt: str) -> Features:
@@ -61,11 +136,40 @@ def hashed(prompt: str) -> Features:
     return _unit(np.random.default_rng(seed).normal(size=DIMENSIONS))
 
 
-def _read(path: Path) -> Mapping[str, Features]:
+def read_features(path: Path) -> Mapping[str, Features]:
+    """Features by text, each 512, float32, unit length; no object of the file is ever built.
+
+    Raises:
+        WeightsError: When it is no such file, or a feature has no direction.
+    """
+    texts, features, _ = _read(path)
+    if features.shape != (len(texts), DIMENSIONS):
+        raise WeightsError(
+            "has features of the wrong shape",
+            where=path,
+            found=features.shape,
+            expected=(len(texts), DIMENSIONS),
+        )
+    lengths = np.linalg.norm(features, axis=1)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise WeightsError("has a feature that is zero or not finite", where=path)
+    return {text: _unit(row) for text, row in zip(texts, features, strict=True)}
+
+
+def write_features(path: Path, texts: Sequence[str], features: Features, encoder: str) -> None:
+    """Write a file of text features, atomically."""
+    buffer = io.BytesIO()
+    np.savez(buffer, names=np.array(list(texts)), features=features, encoder=np.array(encoder))
+    write_bytes(path, buffer.getvalue())
+
+
+def _read(path: Path) -> tuple[list[str], npt.NDArray[np.float64], str]:
+    """Texts, features (unchecked) and the encoder's name (empty where the file has none)."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = [str(name) for name in archive["names"]]
+            encoder = str(archive["encoder"]) if "encoder" in archive else ""
             features = np.asarray(archive["features"], dtype=np.float64)
+            return [str(name) for name in archive["names"]], features, encoder
     except (
         OSError,
         EOFError,
@@ -82,17 +186,60 @@ def _read(path: Path) -> Mapping[str, Features]:
             found=error,
             expected="an .npz with names and features",
         ) from error
-    if features.shape != (len(names), DIMENSIONS):
+
+
+def _encoder_weights() -> Path:
+    local = find_local([WEIGHTS_NAME])
+    if local is not None:
+        return local
+    say(f"fetching {WEIGHTS_URL} into {cache_folder()}")
+    try:
+        return fetch(WEIGHTS_URL, WEIGHTS_SHA256, cache_folder())
+    except (OSError, WeightsError) as error:
+        raise OptionError(
+            "no text encoder: CLIP ViT-B/32 lies in no weights folder and cannot be fetched",
+            found=error,
+            remedy=_WAYS_OUT,
+        ) from error
+
+
+def _load_encoder(path: Path) -> Any:
+    """CLIP with its weights. A TorchScript file is a program: only OpenAI's own, known by its hash, is opened."""
+    import open_clip
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            found = sha256_file(path)
+            if found != WEIGHTS_SHA256:
+                raise WeightsError(
+                    "is not OpenAI's file, and a TorchScript file is a program",
+                    where=path,
+                    found=f"SHA-256 {found}",
+                    expected=WEIGHTS_SHA256,
+                    remedy=_WAYS_OUT,
+                )
+            archive: Any = torch.jit
+            state = archive.load(str(path), map_location="cpu").state_dict()
+        model = open_clip.create_model(ARCHITECTURE).eval().float()
+        own = model.state_dict()
+        missing = sorted(own.keys() - state.keys())
+        if missing:
+            raise WeightsError("lacks tensors of CLIP ViT-B/32", where=path, found=f"no {missing[0]}")
+        model.load_state_dict({name: state[name].float() for name in own})
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(
-            "has features of the wrong shape",
+            "cannot be read as CLIP ViT-B/32",
             where=path,
-            found=features.shape,
-            expected=(len(names), DIMENSIONS),
-        )
-    lengths = np.linalg.norm(features, axis=1)
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise WeightsError("has a feature that is zero or not finite", where=path)
-    return {name: _unit(row) for name, row in zip(names, features, strict=True)}
+            found=str(error).split("\n", 1)[0][:200],
+            remedy=_WAYS_OUT,
+        ) from error
+    say(f"text features by CLIP ViT-B/32, {path.name}")
+    return model
 
 
 def _unit(vector: npt.NDArray[np.floating]) -> Features:

@@ -1,29 +1,24 @@
 # ruff: noqa: E402, I001 - the environment is set before Ultralytics is imported
 """Ultralytics' own YOLO-World trainer, kept from reaching out: no CLIP install, no network, no global settings.
 
-Text features are ours; everything else (losses, augmentation, optimiser, validation) is Ultralytics'.
-Importing this module imports torch and ultralytics. Ultralytics is AGPL-3.0.
+Text features are ours and lie beside `data.yaml`; everything else (losses, augmentation, optimiser, validation,
+several GPUs) is Ultralytics'. Importing this module imports torch and ultralytics. Ultralytics is AGPL-3.0.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import os
-import pickle
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from maskbridge.errors import OptionError, WeightsError
-from maskbridge.files import write_bytes
+from finetune._yolo_world_text import read_features
+from maskbridge.files import write_bytes, write_json
 
 # Before the first import of ultralytics: settings, fonts and caches go to a folder that goes away with the process.
 _CONFIG_FOLDER = tempfile.mkdtemp(prefix="maskbridge-ultralytics-")
@@ -35,124 +30,118 @@ os.environ.update(
     YOLO_VERBOSE="false",
     ULTRALYTICS_SAFE_LOAD="true",
 )
+os.environ.pop("ULTRALYTICS_API_KEY", None)  # with it every training would be reported to Ultralytics' platform
 
+import numpy as np
 import torch
 from ultralytics.data import base, dataset
-from ultralytics.engine import trainer, validator
+from ultralytics.engine import trainer as engine
+from ultralytics.engine import validator
 from ultralytics.models.yolo.world.train import WorldTrainer
 from ultralytics.nn import tasks
-from ultralytics.nn.tasks import WorldModel, load_checkpoint
-from ultralytics.utils import LOGGER, torch_utils
+from ultralytics.nn.tasks import WorldModel
+from ultralytics.utils import LOGGER, RANK, SETTINGS, torch_utils
 
 
+#: What a training leaves in its folder for the next start: checkpoints that are never half-written.
+RESUME, KEPT_BEST = "resume.pt", "kept-best.pt"
+#: Beside `data.yaml`: text features by class name.
+FEATURES = "text-features.npz"
+#: In the folder above: how many tensors of the start weights fitted.
+TRANSFERRED = "transferred.json"
 #: Ultralytics leaves one core free, which on two cores halves the speed.
 torch_utils.NUM_THREADS = torch.get_num_threads()
+#: malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed: on a CPU a quarter of training goes into pages given back and asked for again.
+
+    Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the highest that glibc takes
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _silent(bar: Any) -> Any:
     return lambda *args, **options: bar(*args, **{**options, "disable": True})
 
 
-for _module in (base, dataset, trainer, validator):  # bars that are drawn even where standard error is no terminal
+_keep_freed_memory()
+for _module in (base, dataset, engine, validator):  # bars that are drawn even where standard error is no terminal
     _module.TQDM = _silent(_module.TQDM)
+for _service in ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb"):
+    SETTINGS[_service] = False  # in the folder above: a service that happens to be installed is not written to
+engine.check_amp = lambda model: True  # it would fetch another model and compare boxes
 
 # As the variables above, also where somebody imported ultralytics before.
 tasks.SAFE_LOAD = True
 LOGGER.setLevel(logging.ERROR)
 
-TextFeatures = Mapping[str, npt.NDArray[np.float32]]
+
+class TooLittleMemory(Exception):
+    """A batch does not fit into memory."""
 
 
 class Trainer(WorldTrainer):  # type: ignore[misc]
-    """`WorldTrainer` with given text features and an atomic copy of the last checkpoint."""
-
-    features: TextFeatures = {}  # noqa: RUF012  # set for each training, before Ultralytics builds the trainer
-    transferred: tuple[int, int] | None = None
+    """`WorldTrainer` with given text features, atomic checkpoints, and no silent halving of the batch."""
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-        """Build the model, load the start weights, and count the tensors that fitted."""
-        model = super().get_model(cfg, weights, verbose=False)
+        """Build the model, load the start weights, and note how many tensors fitted."""
+        yaml_file = cfg["yaml_file"] if isinstance(cfg, dict) else cfg
+        model = WorldModel(yaml_file, ch=self.data["channels"], nc=min(self.data["nc"], 80), verbose=False)
         if weights is not None:
-            have = weights.float().state_dict()
-            want = model.state_dict()
-            fitted = sum(name in have and have[name].shape == tensor.shape for name, tensor in want.items())
-            type(self).transferred = (fitted, len(want))
+            model.load(weights, verbose=False)
+            if not self.resume and RANK in {-1, 0}:
+                have, want = weights.state_dict(), model.state_dict()
+                fitted = sum(name in have and have[name].shape == tensor.shape for name, tensor in want.items())
+                write_json(Path(self.args.project) / TRANSFERRED, {"fitted": fitted, "of": len(want)})
+        if _set_class_features not in self.callbacks["on_pretrain_routine_end"]:
+            self.add_callback("on_pretrain_routine_end", _set_class_features)
         return model
 
-    def generate_text_embeddings(self, texts: list[str], batch: int, cache_dir: Path) -> dict[str, torch.Tensor]:
+    def set_text_embeddings(self, datasets: list[Any], batch: int | None) -> None:
         """Features by class name; nothing is cached beside the images."""
-        return {text: torch.from_numpy(self.features[text]).to(self.device) for text in texts}
+        table = read_features(Path(self.args.data).with_name(FEATURES))
+        names = {name for dataset in datasets for name in dataset.category_names}
+        self.text_embeddings = {name: torch.from_numpy(table[name]).to(self.device) for name in names}
 
     def save_model(self) -> Any:
-        """Save as Ultralytics does, then keep a copy that is never half-written."""
+        """Save as Ultralytics does, then keep copies that are never half-written, the best one first."""
         done = super().save_model()
-        if self.last.is_file():
-            write_bytes(Path(self.save_dir) / "resume.pt", self.last.read_bytes())
+        if self.best_fitness == self.fitness:
+            write_bytes(Path(self.save_dir) / KEPT_BEST, self.best.read_bytes())
+        write_bytes(Path(self.save_dir) / RESUME, self.last.read_bytes())
         return done
 
+    def _build_train_pipeline(self) -> None:
+        """Ultralytics builds it anew after halving a batch that did not fit: another training than was asked for.
 
-@contextlib.contextmanager
-def given_text_features(features: TextFeatures) -> Iterator[None]:
-    """Let every `WorldModel` take its text features from a table, by class name, instead of from CLIP."""
+        Raises:
+            TooLittleMemory: Then.
+        """
+        if self.optimizer is not None:
+            raise TooLittleMemory
+        super()._build_train_pipeline()
 
-    def get_text_pe(self: Any, text: list[str], batch: int = 80, cache_clip_model: bool = False) -> torch.Tensor:
-        rows = torch.from_numpy(np.stack([features[name] for name in text]))
-        return rows.unsqueeze(0).to(next(self.model.parameters()).device)
-
-    original, Trainer.features = WorldModel.get_text_pe, features
-    WorldModel.get_text_pe = get_text_pe
-    Trainer.transferred = None
-    try:
-        yield
-    finally:
-        WorldModel.get_text_pe = original
-
-
-def scale_of(checkpoint: Path) -> str:
-    """Model scale (`n`, `s`, `m`, `l`, `x`) of a YOLOv8 or YOLO-World checkpoint, read without running its code.
-
-    Raises:
-        WeightsError: When it is not one.
-    """
-    model = load(checkpoint)
-    config = getattr(model, "yaml", {}) or {}
-    scale = str(config.get("scale") or "")
-    if scale not in tuple("nsmlx") or "v8" not in str(config.get("yaml_file", "")):
-        raise WeightsError(
-            "is no YOLOv8 or YOLO-World checkpoint",
-            where=checkpoint,
-            found=config.get("yaml_file") or type(model).__name__,
-        )
-    return scale
+    def _setup_scheduler(self) -> None:
+        """With a time budget Ultralytics sets the epochs that fit; never more than were asked for."""
+        epochs: int = self.epochs  # type: ignore[has-type]
+        self._asked: int = getattr(self, "_asked", epochs)
+        self.epochs = self.args.epochs = min(epochs, self._asked)
+        super()._setup_scheduler()
 
 
-def load(checkpoint: Path) -> Any:
-    """Load an Ultralytics checkpoint with its safe loader.
-
-    Raises:
-        WeightsError: When it is missing, or holds anything but tensors and Ultralytics' own classes.
-    """
-    try:
-        with warnings.catch_warnings():  # what torch warns of ends in the error below, or is harmless
-            warnings.simplefilter("ignore")
-            return load_checkpoint(checkpoint)[0]
-    except (OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError, EOFError, ImportError,
-            pickle.UnpicklingError) as error:  # fmt: skip
-        raise WeightsError(
-            "cannot be read as an Ultralytics checkpoint",
-            where=checkpoint,
-            found=str(error).split("\n", 1)[0][:200],
-        ) from error
+def _set_class_features(trainer: Any) -> None:
+    """Give the averaged model, which is validated and kept, the features of all classes in their order."""
+    table = read_features(Path(trainer.args.data).with_name(FEATURES))
+    set_features(trainer.ema.ema, np.stack([table[name] for name in trainer.data["names"].values()]))
 
 
-def device_name(device: str) -> str:
-    """Ultralytics' name of a device.
-
-    Raises:
-        OptionError: When a GPU was asked for and there is none.
-    """
-    if device == "auto":
-        return "0" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not torch.cuda.is_available():
-        raise OptionError("no GPU here", found=f"--device {device}", remedy="use --device cpu")
-    return device.removeprefix("cuda:") if device != "cuda" else "0"
+def set_features(model: Any, features: Any) -> None:
+    """What `WorldModel.set_classes` does, with features (N x 512, float32) instead of texts."""
+    model.txt_feats = torch.as_tensor(features).unsqueeze(0).to(next(model.parameters()).device)
+    model.model[-1].nc = len(features)

@@ -1,9 +1,9 @@
 """YOLO-World: detect defects with an open-vocabulary detector, fine-tuned by Ultralytics' own trainer.
 
-    maskbridge train yolo-world datasets/bottle runs/bottle-yolo-world-0 --fold 0 --text-features hashed
+    maskbridge train yolo-world datasets/bottle runs/bottle-yolo-world-0 --fold 0
 
 The fold is exported as exact YOLO labels, the class prompts become fixed text features, and the best epoch on `val`
-is kept as `weights/best.pt`, which plain `YOLOWorld(path)` opens.
+is kept as `weights/best.pt`, which plain `YOLOWorld(path)` opens. docs/yolo-world.md has the defaults' reasons.
 Cheng et al., YOLO-World: Real-Time Open-Vocabulary Object Detection, CVPR 2024, https://arxiv.org/abs/2401.17270.
 Ultralytics is AGPL-3.0.
 """
@@ -14,26 +14,30 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from finetune._yolo_world_data import CACHE, prepare, refuse_without_defects
+from finetune._yolo_world_forgetting import measure_forgetting, probe_images
+from finetune._yolo_world_prompts import prompts as prompts_of
+from finetune._yolo_world_start import SCALES, start_weights
 from finetune._yolo_world_text import HASHED, text_features
-from maskbridge import plugins
+from finetune._yolo_world_tiles import Detections, detect_tiled
 from maskbridge.approach import Context, Detection, PredictData, Prediction, TrainData, Trained
-from maskbridge.dataset import Dataset, read_image
-from maskbridge.errors import DatasetError, OptionError, WeightsError
-from maskbridge.export import ExportOptions
-from maskbridge.files import read_json, write_bytes
-from maskbridge.progress import say
-from maskbridge.weights import AUTO, NONE, find_local
+from maskbridge.dataset import read_image
+from maskbridge.errors import OptionError, WeightsError
+from maskbridge.files import write_bytes
+from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
-PREDICT_OPTIONS = ("iou",)
+PREDICT_OPTIONS = ("iou", "tile", "tile_overlap")
+#: Formats of `maskbridge export-model`.
+MODEL_FORMATS = ("onnx",)
 #: Detections are kept down to this confidence, so that average precision sees the whole curve.
 LEAST_CONFIDENCE = 0.001
 MOST_DETECTIONS = 100
-MOST_TYPES = 80
 _CHECKPOINT = "best.pt"
-_OFFICIAL = "yolov8s-worldv2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +45,17 @@ class Config:
     """Options of YOLO-World."""
 
     weights: str = AUTO
-    """start weights: a YOLO-World or plain YOLOv8 checkpoint, none (random), an official name (yolov8s-worldv2,
-    fetched by Ultralytics), or auto: the first yolov8*-worldv2*.pt, else yolov8*.pt, in MASKBRIDGE_WEIGHTS or the
-    cache, else yolov8s-worldv2"""
-    text_features: str = ""
-    """text features of the classes: an .npz file with names and N x 512 features, or hashed, a stand-in that
-    knows no language"""
-    scale: str = "n"
-    """model scale (n, s, m, l, x) where weights are none"""
+    """start weights: a YOLO-World or plain YOLOv8 checkpoint, none (random), an official name (yolov8s-worldv2; s, m,
+    l and x have one), fetched by Ultralytics, or auto: the first yolov8*-worldv2*.pt, else yolov8*.pt, in
+    MASKBRIDGE_WEIGHTS or the cache, else yolov8s-worldv2"""
+    scale: Literal["auto", "n", "s", "m", "l", "x"] = "auto"
+    """model scale that the weights must have; auto: that of the weights, n where they are none"""
+    prompt: tuple[str, ...] = ()
+    """type="text", once for each type: what a defect type is called for the text encoder, instead of product and
+    type with spaces"""
+    text_features: str = AUTO
+    """text features of the prompts: auto (CLIP ViT-B/32's text encoder), an .npz file that `maskbridge
+    text-features` made, or hashed, a stand-in that knows no language and marks the run"""
     epochs: int = 40
     """passes over the training part at most"""
     imgsz: int = 320
@@ -57,96 +64,99 @@ class Config:
     """images in one step"""
     lr: float = 1e-3
     """learning rate of AdamW at the start"""
+    optimizer: Literal["adamw", "auto"] = "adamw"
+    """adamw: AdamW, a step for each batch; auto: Ultralytics' own choice of optimiser and learning rate, a step for
+    every 64 images, --lr not used"""
     patience: int = 30
     """epochs without a better val score after which training stops"""
+    freeze: int = 0
+    """layers kept as they start, counted from the image; the backbone of YOLO-World is the first 10"""
+    mosaic: float = 1.0
+    """share of training images that are mosaics of four, until ten epochs before the end"""
     negatives: str = "0.2"
     """good images in training: all, a number, or a ratio to the defective ones"""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """number format in training: auto is fp16 (mixed) on a GPU and fp32 on a CPU"""
+    time_budget: float = 0
+    """minutes of training at most, by Ultralytics' own timer, which fits the epochs and the decay of the learning
+    rate into them; 0 for no limit; a resumed training has them anew"""
+    tile: int = 0
+    """side of square tiles in pixels of the image, for small defects: training and prediction see the overlapping
+    tiles and the whole image; 0 for the whole image alone"""
+    tile_overlap: float = 0.2
+    """share of a tile that its neighbour has too"""
     iou: float = 0.6
     """overlap above which non-maximum suppression drops the weaker box"""
+    rehearse: str = ""
+    """dataset whose defective training images are mixed in, against forgetting; its types are not predicted"""
+    probe: str = ""
+    """folder of images on which forgetting is measured, instead of three photographs that Ultralytics brings along"""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        if self.epochs < 1 or self.batch < 1 or self.imgsz < 32 or not self.lr > 0 or not 0 < self.iou <= 1:
-            raise OptionError(
-                "an option of yolo-world is out of range",
-                found=f"epochs {self.epochs}, batch {self.batch}, imgsz {self.imgsz}, lr {self.lr}, iou {self.iou}",
-                expected="epochs >= 1, batch >= 1, imgsz >= 32, lr > 0, 0 < iou <= 1",
-            )
-        if self.scale not in ("n", "s", "m", "l", "x"):
-            raise OptionError("no such scale", found=self.scale, expected="n, s, m, l or x")
+        object.__setattr__(self, "prompt", tuple(self.prompt))
+        for name, fits, expected in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("imgsz", self.imgsz >= 32, "32 or more"),
+            ("batch", self.batch >= 1, "1 or more"),
+            ("lr", self.lr > 0, "above 0"),
+            ("scale", self.scale in (AUTO, *SCALES), "auto, n, s, m, l or x"),
+            ("patience", self.patience >= 0, "0 or more"),
+            ("freeze", 0 <= self.freeze <= 22, "0 to 22"),
+            ("mosaic", 0 <= self.mosaic <= 1, "0 to 1"),
+            ("time_budget", self.time_budget >= 0, "0 or more"),
+            ("tile", self.tile == 0 or self.tile >= 32, "0, or 32 or more"),
+            ("tile_overlap", 0 <= self.tile_overlap < 1, "0 to below 1"),
+            ("iou", 0 < self.iou <= 1, "above 0, to 1"),
+        ):
+            if not fits:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is out of range", found=getattr(self, name), expected=expected
+                )
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
     """Fine-tune, and keep the best epoch on `val` as `best.pt`.
 
     Raises:
-        DatasetError: When no training image has a defect, or the types cannot be class names.
-        OptionError: When text features are missing.
+        DatasetError: When `train` or `val` has no defect, or the types cannot be class names.
+        OptionError: When text features are missing, a prompt or the device does not fit, or memory is too small.
         WeightsError: When start weights cannot be found or read.
     """
-    _check_types(data)
-    prompts = default_prompts(data.dataset)
-    features = text_features(config.text_features, list(prompts.values()))
-    from finetune import _yolo_world_trainer as ultralytics
+    refuse_without_defects(data)
+    texts = prompts_of(data.dataset, config.prompt)
+    text_features(config.text_features, list(texts.values()), context.work / CACHE)  # before anything is written
+    probes = probe_images(config.probe)
+    from finetune import _yolo_world_fit, _yolo_world_models
 
-    start = _start_weights(config)
-    scale = config.scale if start is None else ultralytics.scale_of(start)
-    exported = context.work / "yolo"
-    options = ExportOptions(fold=_number(data.fold), negatives=config.negatives, seed=context.seed, overwrite=True)
-    plugins.load("format", "yolo").export(data.dataset, exported, options)
-    defective = sum(bool(data.dataset.annotations_by_image[image_id]) for image_id in data.train)
-    images = read_json(exported / "export-report.json")["images"]["train"]
-    last = context.work / "ultralytics" / "resume.pt"
-    resumes = context.resume and last.is_file()
-    overrides: dict[str, Any] = {
-        "task": "detect",
-        "mode": "train",
-        "model": str(last) if resumes else f"yolov8{scale}-worldv2.yaml",
-        "pretrained": False if start is None else str(start),
-        "resume": str(last) if resumes else False,
-        "data": str(exported / "data.yaml"),
-        "epochs": config.epochs,
-        "imgsz": config.imgsz,
-        "batch": config.batch,
-        "optimizer": "AdamW",
-        "lr0": config.lr,
-        "nbs": config.batch,  # a step for each batch: Ultralytics would gather 64 images, one step an epoch here
-        "patience": config.patience,
-        "device": ultralytics.device_name(context.device),
-        "seed": context.seed,
-        "workers": 0,
-        "cache": "ram",
-        "amp": False,  # its check would fetch another model
-        "plots": False,
-        "verbose": False,
-        "project": str(context.work),
-        "name": "ultralytics",
-        "exist_ok": True,
-    }
-    by_class = dict(zip(prompts, features, strict=True))
-    with ultralytics.given_text_features(by_class):
-        trainer = ultralytics.Trainer(overrides=overrides)
-        epochs = iter(context.track(range(config.epochs), "yolo-world epochs"))
-        trainer.add_callback("on_train_epoch_start", lambda _: next(epochs, None))
-        trainer.train()
-        transferred = ultralytics.Trainer.transferred
-    write_bytes(weights / _CHECKPOINT, Path(trainer.best).read_bytes())
-    shutil.rmtree(exported)
+    device = _yolo_world_models.device_name(context.device)
+    start, scale = start_weights(config.weights, config.scale)
+    prepared = prepare(data, texts, config, context)
+    folder = _yolo_world_fit.fit(config, context, prepared, start=start, scale=scale, device=device)
+    best = folder / "weights" / "best.pt"
+    parameters = _yolo_world_models.keep_classes(best, list(texts), weights / _CHECKPOINT)
+    write_bytes(weights / "text-features.npz", (prepared.features).read_bytes())
     source = NONE if start is None else start.name
-    if transferred is not None and not resumes:
-        say(f"yolo-world: {transferred[0]} of {transferred[1]} tensors taken from {source}")
+    transferred = _yolo_world_fit.transferred(context.work, source)
+    epochs = len((folder / "results.csv").read_text(encoding="utf-8").splitlines()) - 1
+    shutil.rmtree(prepared.yaml.parent)
     return Trained(
-        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        parameters=parameters,
         weights_from=source if config.text_features != HASHED else f"{source}, text features {HASHED}",
-        trained_on={"good": images - defective, "defective": defective},
+        trained_on={"good": prepared.good, "defective": prepared.defective},
         facts={
             "scale": scale,
-            "tensors_transferred": None
-            if transferred is None or resumes
-            else {"fitted": transferred[0], "of": transferred[1]},
-            "text_features": HASHED if config.text_features == HASHED else Path(config.text_features).name,
-            "prompts": prompts,
-            "epochs_trained": trainer.epoch + 1,
+            "tensors_transferred": transferred,
+            "text_features": config.text_features
+            if config.text_features in (AUTO, HASHED)
+            else Path(config.text_features).name,
+            "prompts": texts,
+            "epochs_trained": epochs,
+            "rehearsed_images": prepared.rehearsed,
+            "left_out_tiles": prepared.left_out_tiles,
+            "forgetting": measure_forgetting(
+                start, scale, weights / _CHECKPOINT, probes, config.text_features, context.work, device
+            ),
         },
     )
 
@@ -157,17 +167,12 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     Raises:
         WeightsError: When the checkpoint cannot be read.
     """
-    from finetune import _yolo_world_trainer as ultralytics
+    from finetune._yolo_world_models import device_name
 
-    if not (weights / _CHECKPOINT).is_file():
-        raise WeightsError("has no checkpoint", where=weights, expected=_CHECKPOINT, remedy="train again")
-    ultralytics.load(weights / _CHECKPOINT)
-    from ultralytics import YOLOWorld
+    model = _open(weights / _CHECKPOINT)
+    device = device_name(context.device).split(",")[0]
 
-    model = YOLOWorld(weights / _CHECKPOINT)
-    device = ultralytics.device_name(context.device)
-    for image_id in data.image_ids:
-        image = read_image(data.dataset.image_path(image_id))[:, :, ::-1].copy()
+    def detect(image: Any) -> Detections:
         result = model.predict(
             image,
             conf=LEAST_CONFIDENCE,
@@ -179,6 +184,14 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
             verbose=False,
         )[0]
         boxes = result.boxes.cpu().numpy()
+        return boxes.xyxy.astype(np.float64), boxes.conf.astype(np.float64), boxes.cls.astype(np.int64)
+
+    for image_id in data.image_ids:
+        image = np.ascontiguousarray(read_image(data.dataset.image_path(image_id))[:, :, ::-1])
+        if config.tile:
+            found = detect_tiled(detect, image, tile=config.tile, overlap=config.tile_overlap, iou=config.iou)
+        else:
+            found = detect(image)
         yield Prediction(
             image_id=image_id,
             detections=[
@@ -187,78 +200,33 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
                     score=float(score),
                     category_id=data.dataset.categories[int(number)]["id"],
                 )
-                for (x0, y0, x1, y1), score, number in zip(boxes.xyxy, boxes.conf, boxes.cls, strict=True)
+                for (x0, y0, x1, y1), score, number in list(zip(*found, strict=True))[:MOST_DETECTIONS]
             ],
         )
 
 
-def default_prompts(dataset: Dataset) -> dict[str, str]:
-    """Prompt of each defect type, in class order: product and type, underscores as spaces."""
-    return {
-        category["name"]: f"{dataset.product} {category['name']}".replace("_", " ") for category in dataset.categories
-    }
+def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
+    """Write the model for other programs; `onnx`: Ultralytics' own export, input 1 x 3 x H x W, float32, RGB, [0, 1].
+
+    H and W are multiples of 32; the class names and the side in training stand in the file's metadata. Output
+    1 x (4 + types) x anchors: centre, width and height in pixels of the input, and a confidence for each type, before
+    non-maximum suppression.
+
+    Raises:
+        OptionError: When the onnx package is missing.
+        WeightsError: When the checkpoint cannot be read.
+    """
+    from finetune import _yolo_world_export
+
+    _yolo_world_export.export_onnx(weights / _CHECKPOINT, config.imgsz, out)
 
 
-def _start_weights(config: Config) -> Path | None:
-    """Checkpoint to start from; None for random."""
-    if config.weights == NONE:
-        return None
-    if config.weights == AUTO:
-        scales = "smlxn"
-        names = [f"yolov8{scale}-worldv2" for scale in scales] + [f"yolov8{scale}" for scale in scales]
-        found = find_local(names)
-        return found if found is not None else _official(_OFFICIAL)
-    path = Path(config.weights)
-    return path if path.is_file() or path.suffix else _official(config.weights)
+def _open(checkpoint: Path) -> Any:
+    from finetune import _yolo_world_models
 
+    if not checkpoint.is_file():
+        raise WeightsError("has no checkpoint", where=checkpoint.parent, expected=_CHECKPOINT, remedy="train again")
+    _yolo_world_models.load(checkpoint)  # safely, and with one line for what is no checkpoint
+    from ultralytics import YOLOWorld
 
-def _official(name: str) -> Path:
-    """An official checkpoint by Ultralytics' own download."""
-    from maskbridge.weights import cache_folder
-
-    target = cache_folder() / f"{name}.pt"
-    if target.is_file():
-        return target
-    from ultralytics.utils.downloads import attempt_download_asset
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        found = Path(attempt_download_asset(target))
-    except Exception as error:  # Ultralytics raises whatever its HTTP client does
-        raise _no_weights(target) from error
-    if not found.is_file():
-        raise _no_weights(target)
-    return found
-
-
-def _no_weights(target: Path) -> WeightsError:
-    return WeightsError(
-        "start weights cannot be had",
-        where=target.name,
-        expected=f"{target.name} in MASKBRIDGE_WEIGHTS or {target.parent}",
-        remedy="give a YOLOv8 or YOLO-World checkpoint with --weights FILE, or --weights none for a random start",
-    )
-
-
-def _check_types(data: TrainData) -> None:
-    names = [category["name"] for category in data.dataset.categories]
-    if not any(data.dataset.annotations_by_image[image_id] for image_id in data.train):
-        raise DatasetError("no image to train on has a defect", where=data.dataset.path, found=f"fold {data.fold}")
-    if len(names) > MOST_TYPES:
-        raise DatasetError(
-            "too many defect types",
-            where=data.dataset.path,
-            found=len(names),
-            expected=f"at most {MOST_TYPES}",
-        )
-    for name in names:
-        if "/" in name:
-            raise DatasetError(
-                "a defect type has a slash, where YOLO-World cuts names", where=data.dataset.path, found=name
-            )
-
-
-def _number(fold: int | str) -> int:
-    if not isinstance(fold, int):
-        raise OptionError("yolo-world is trained on folds", found=fold)
-    return fold
+    return YOLOWorld(checkpoint)

@@ -6,6 +6,7 @@
     class Config: ...                                   # frozen, keyword-only dataclass; field docstrings are the help
     def train(data, config, weights, context): ...      # -> Trained; writes its checkpoint into the folder `weights`
     def predict(data, config, weights, context): ...    # -> iterator of Prediction, one for each image, in order
+    MODEL_FORMATS = ("onnx",)                           # optional, with it: export_model(format, config, weights, out)
 
 Nothing else is needed: the command line, its help, run folders, thresholds, cross-validation and evaluation find
 the module by its name (`deep_svdd.py` is `deep-svdd`). An approach never touches the files of a run.

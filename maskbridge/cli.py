@@ -1,4 +1,4 @@
-"""The command line: `maskbridge COMMAND …`. The modules of `maskbridge/commands/` and `evaluation/commands/` are it.
+"""The command line: `maskbridge COMMAND …`. The modules of the folders `commands/` are it (see `plugins`).
 
 Exit 0: done. 1: something the user gave cannot be used, told in one line on standard error. 2: usage.
 """

@@ -40,6 +40,10 @@ def add_options(parser: argparse._ActionsContainer, config: type[Any], only: Ite
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
             continue
+        if kind == tuple[str, ...]:
+            metavar = field.name.upper()
+            parser.add_argument(flag, action="append", default=argparse.SUPPRESS, metavar=metavar, help=text)
+            continue
         choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else None
         parser.add_argument(
             flag,
@@ -103,7 +107,7 @@ def fold_name(text: str) -> int | str:
 def _shown(default: Any) -> Any:
     if isinstance(default, bool):
         return "yes" if default else "no"
-    return "none" if default is None or default == "" else default
+    return "none" if default is None or default in ("", ()) else default
 
 
 def _plain(hint: Any) -> Any:

@@ -1,8 +1,9 @@
 """The registry: the public modules of `converters/`, `finetune/`, `baselines/` and of the folders `commands/` are it.
 
 A format is a module of `converters/` with `read` (input), `export` (output) or both; an approach is a module of
-`finetune/` or `baselines/` (see `maskbridge.approach`); a command is a module of `maskbridge/commands/` or
-`evaluation/commands/` with `add_arguments(parser, words)` and `run(arguments)`. Names are module names with `_` as `-`.
+`finetune/` or `baselines/` (see `maskbridge.approach`); a command is a module of the folder
+`commands/` of `maskbridge/`, `finetune/` or `evaluation/` with `add_arguments(parser, words)` and `run(arguments)`.
+Names are module names with `_` as `-`.
 
     plugins.names("approach")           # ['autoencoder', 'deep-svdd', …]
     plugins.load("approach", "knn")     # the module
@@ -24,7 +25,7 @@ Kind = Literal["format", "approach", "command"]
 PACKAGES: dict[Kind, tuple[str, ...]] = {
     "format": ("converters",),
     "approach": ("finetune", "baselines"),
-    "command": ("maskbridge.commands", "evaluation.commands"),
+    "command": ("maskbridge.commands", "finetune.commands", "evaluation.commands"),
 }
 
 
@@ -69,7 +70,7 @@ def _table(kind: Kind) -> dict[str, tuple[str, Path]]:
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec is not None else []:
             for module in pkgutil.iter_modules([folder]):
-                if not module.name.startswith("_"):
+                if not module.name.startswith("_") and not module.ispkg:
                     name = module.name.replace("_", "-")
                     table[name] = (f"{package}.{module.name}", Path(folder) / f"{module.name}.py")
     return table

@@ -9,6 +9,7 @@ tenth of the good training images is held back to calibrate, then the model is r
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -50,7 +51,7 @@ class Settings:
     fold: FoldName = 0
     """fold to train on: 0 to k-1, or official"""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N"""
+    """auto (a GPU where there is one), cpu, cuda, cuda:N or N; several (0,1) for approaches that train on them"""
     seed: int = 0
     """seed of everything random"""
     resume: bool = False
@@ -176,7 +177,7 @@ def run_info(name: str, dataset: Dataset, config: Any, *, fold: FoldName | str, 
     """What run.json says of a run before it is trained."""
     return {
         "approach": name,
-        "options": asdict(config),
+        "options": json.loads(json.dumps(asdict(config))),  # as they are read back
         "dataset": {
             "path": str(dataset.path),
             "name": dataset.name,

@@ -65,7 +65,7 @@ def test_its_options_are_a_frozen_keyword_only_dataclass_with_defaults_and_help(
     for field in dataclasses.fields(config):
         assert field.default is not dataclasses.MISSING
         assert docs.get(field.name), f"{field.name} has no help"
-    assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(config)
+    assert module.Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 @approaches

@@ -1,0 +1,147 @@
+"""What YOLO-World is trained on: exact YOLO labels of one fold, tiles and rehearsed images among them if asked for.
+
+prepared = prepare(data, prompts, config, context)
+prepared.yaml                                       # work/yolo/data.yaml, text features beside it
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune._yolo_world_prompts import MOST_TYPES, default_prompt
+from finetune._yolo_world_text import text_features, write_features
+from finetune._yolo_world_tiles import tiled
+from maskbridge import plugins
+from maskbridge.approach import Context, TrainData
+from maskbridge.dataset import Dataset
+from maskbridge.errors import DatasetError, OptionError
+from maskbridge.export import ExportOptions
+from maskbridge.files import read_json, write_text
+from maskbridge.progress import say
+
+if TYPE_CHECKING:
+    from finetune.yolo_world import Config
+
+#: Text features by prompt, kept between starts of one training.
+CACHE = "text-features.npz"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Labels on disk.
+
+    Attributes:
+        yaml: Path of `data.yaml`.
+        features: Path of the text features by class name.
+        good, defective: Images, or tiles, of the training part.
+        rehearsed: Images of another dataset among them.
+        left_out_tiles: Tiles with no more than a sliver of a defect.
+    """
+
+    yaml: Path
+    features: Path
+    good: int
+    defective: int
+    rehearsed: int
+    left_out_tiles: int
+
+
+def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context: Context) -> Prepared:
+    """Write labels, images and text features of a fold into the run's scratch folder.
+
+    Raises:
+        DatasetError: When `train` or `val` has no defect, or the rehearsed dataset cannot be read.
+        OptionError: When text features cannot be had, or there are too many types together.
+    """
+    refuse_without_defects(data)
+    texts = dict(prompts)
+    rehearsed = Dataset.open(config.rehearse) if config.rehearse else None
+    numbers: dict[int, int] = {}
+    if rehearsed is not None:
+        numbers = _add_classes(texts, rehearsed)
+    features = text_features(config.text_features, list(texts.values()), context.work / CACHE)
+    out = context.work / "yolo"
+    dataset, fold, left_out = data.dataset, _number(data.fold), 0
+    if config.tile:
+        dataset, left_out = tiled(
+            dataset, fold, tile=config.tile, overlap=config.tile_overlap, out=context.work / "tiles"
+        )
+        fold = 0
+    options = ExportOptions(fold=fold, negatives=config.negatives, seed=context.seed, overwrite=True)
+    plugins.load("format", "yolo").export(dataset, out, options)
+    count = read_json(out / "export-report.json")["images"]["train"]
+    defective = sum(bool(dataset.annotations_by_image[i]) for i in dataset.split(fold).train)
+    extra = 0 if rehearsed is None else _add_images(out, rehearsed, numbers, options)
+    write_text(out / "data.yaml", _yaml(texts, rehearse=rehearsed is not None))
+    write_features(out / CACHE, list(texts), np.asarray(features), config.text_features)
+    shutil.rmtree(context.work / "tiles", ignore_errors=True)  # the export has linked them
+    if left_out:
+        say(f"yolo-world: {left_out} tiles with a sliver of a defect left out")
+    return Prepared(out / "data.yaml", out / CACHE, count - defective, defective, extra, left_out)
+
+
+def refuse_without_defects(data: TrainData) -> None:
+    """Raises: DatasetError, when no image of `train`, or none of `val`, has a defect."""
+    for part, image_ids in (("to train on", data.train), ("of val", data.val)):
+        if not any(data.dataset.annotations_by_image[image_id] for image_id in image_ids):
+            raise DatasetError(
+                f"no image {part} has a defect",
+                where=data.dataset.path,
+                found=f"fold {data.fold}",
+                remedy="label more images, or convert with fewer --folds",
+            )
+
+
+def _add_classes(texts: dict[str, str], rehearsed: Dataset) -> dict[int, int]:
+    """Add the classes of another dataset behind ours; one with a prompt that is there already is that class."""
+    order = list(texts.values())
+    numbers: dict[int, int] = {}
+    for number, category in enumerate(rehearsed.categories):
+        text = default_prompt(rehearsed.product, category["name"])
+        if text not in order:
+            texts[f"{rehearsed.product} {category['name']}".replace("/", " ")] = text
+            order.append(text)
+        numbers[number] = order.index(text)
+    if len(texts) > MOST_TYPES:
+        raise OptionError(
+            "too many defect types together with --rehearse",
+            found=len(texts),
+            expected=f"at most {MOST_TYPES}",
+        )
+    return numbers
+
+
+def _add_images(out: Path, rehearsed: Dataset, numbers: Mapping[int, int], options: ExportOptions) -> int:
+    """Put the defective training images of fold 0 of another dataset beside ours; its good ones by `--negatives`."""
+    side = out.with_name("rehearsed")
+    plugins.load("format", "yolo").export(
+        rehearsed, side, ExportOptions(fold=0, negatives=options.negatives, seed=options.seed, overwrite=True)
+    )
+    for label in sorted((side / "labels" / "train").glob("*.txt")):
+        lines = [line.partition(" ") for line in label.read_text(encoding="utf-8").splitlines()]
+        label.write_text("".join(f"{numbers[int(number)]} {rest}\n" for number, _, rest in lines), encoding="utf-8")
+    for kind in ("images", "labels"):
+        (side / kind / "train").rename(out / kind / "rehearsed")
+    shutil.rmtree(side)
+    return sum(1 for _ in (out / "images" / "rehearsed").iterdir())
+
+
+def _yaml(texts: Mapping[str, str], *, rehearse: bool) -> str:
+    """As the export writes it (without `path:`), with the rehearsed folder and classes."""
+    import json
+
+    train = "[images/train, images/rehearsed]" if rehearse else "images/train"
+    names = [f"  {number}: {json.dumps(name, ensure_ascii=False)}" for number, name in enumerate(texts)]
+    return "\n".join([f"train: {train}", "val: images/val", "test: images/test", "names:", *names]) + "\n"
+
+
+def _number(fold: int | str) -> int:
+    if not isinstance(fold, int):
+        raise OptionError("yolo-world is trained on folds", found=fold)
+    return fold

@@ -1,0 +1,111 @@
+"""One training of YOLO-World: our options as Ultralytics', resuming, and what runs out of memory.
+
+fit(config, context, prepared, start=Path("yolov8s-worldv2.pt"), scale="s", device="0")
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune import _yolo_world_trainer as ultralytics
+from finetune._yolo_world_data import Prepared
+from maskbridge.approach import Context
+from maskbridge.errors import OptionError
+from maskbridge.files import read_json, write_bytes
+from maskbridge.progress import say
+
+if TYPE_CHECKING:
+    from finetune.yolo_world import Config
+
+#: Images that Ultralytics gathers for a step (its `nbs`).
+_ULTRALYTICS_STEP = 64
+
+
+def fit(config: Config, context: Context, prepared: Prepared, *, start: Path | None, scale: str, device: str) -> Path:
+    """Train, or go on from the last whole epoch.
+
+    Returns:
+        Ultralytics' folder: `weights/best.pt`, `results.csv` with a line for each epoch.
+
+    Raises:
+        OptionError: When memory is too small, or a process on one of several GPUs fails.
+    """
+    folder = context.work / "ultralytics"
+    overrides = _overrides(config, context, prepared, start, scale, device)
+    if context.resume and (folder / ultralytics.RESUME).is_file():
+        overrides = {**overrides, "model": str(folder / ultralytics.RESUME), "resume": str(folder / ultralytics.RESUME)}
+        if (folder / ultralytics.KEPT_BEST).is_file():  # Ultralytics writes best.pt in place: it may be half a file
+            write_bytes(folder / "weights" / "best.pt", (folder / ultralytics.KEPT_BEST).read_bytes())
+    too_little = OptionError(
+        "too little memory",
+        found=f"--batch {config.batch}, --imgsz {config.imgsz}",
+        remedy=f"try --batch {config.batch // 2}" if config.batch > 2 else f"try --imgsz {config.imgsz * 3 // 4}",
+    )
+    try:
+        trainer = ultralytics.Trainer(overrides=overrides)
+        if not trainer.ddp:
+            epochs = iter(context.track(range(config.epochs), "yolo-world epochs"))
+            trainer.add_callback("on_train_epoch_start", lambda _: next(epochs, None))
+        trainer.train()
+    except (ultralytics.TooLittleMemory, MemoryError) as error:
+        raise too_little from error
+    except subprocess.CalledProcessError as error:
+        raise OptionError(
+            "a training process on several GPUs failed; its own message stands above",
+            found=f"--device {overrides['device']}, exit {error.returncode}",
+            remedy="try --device 0",
+        ) from error
+    except RuntimeError as error:
+        if any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
+            raise too_little from error
+        raise
+    return folder
+
+
+def transferred(work: Path, source: str) -> dict[str, int] | None:
+    """How many tensors of the start weights fitted, and of how many; None for a random start."""
+    if not (work / ultralytics.TRANSFERRED).is_file():
+        return None
+    counts: dict[str, int] = read_json(work / ultralytics.TRANSFERRED)
+    say(f"yolo-world: {counts['fitted']} of {counts['of']} tensors taken from {source}")
+    return counts
+
+
+def _overrides(
+    config: Config, context: Context, prepared: Prepared, start: Path | None, scale: str, device: str
+) -> dict[str, Any]:
+    """Ultralytics' training options."""
+    precision = config.precision
+    if precision == "fp16" and device == "cpu":
+        raise OptionError("fp16 is for a GPU", found="--precision fp16", remedy="use fp32 or bf16 on a CPU")
+    amp: Any = {"auto": device != "cpu", "fp32": False, "fp16": True, "bf16": "bf16"}[precision]
+    overrides: dict[str, Any] = {
+        "task": "detect",
+        "mode": "train",
+        "model": f"yolov8{scale}-worldv2.yaml",
+        "pretrained": False if start is None else str(start),
+        "data": str(prepared.yaml),
+        "epochs": config.epochs,
+        "imgsz": config.imgsz,
+        "batch": config.batch,
+        "optimizer": "auto" if config.optimizer == "auto" else "AdamW",
+        "lr0": config.lr,
+        # Ultralytics gathers 64 images for a step, which on a few dozen images is one step an epoch.
+        "nbs": _ULTRALYTICS_STEP if config.optimizer == "auto" else config.batch,
+        "freeze": config.freeze or None,
+        "mosaic": config.mosaic,
+        "patience": config.patience,
+        "time": config.time_budget / 60 or None,
+        "device": device,
+        "seed": context.seed,
+        "cache": "ram",
+        "amp": amp,
+        "plots": False,
+        "verbose": False,
+        "project": str(context.work),
+        "name": "ultralytics",
+        "exist_ok": True,
+    }
+    return overrides

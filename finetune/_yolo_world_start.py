@@ -1,0 +1,100 @@
+"""Start weights of YOLO-World: a file, an official name fetched by Ultralytics, or what lies in the weights folder.
+
+path, scale = start_weights("yolov8s-worldv2", "auto")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskbridge.errors import OptionError, WeightsError
+from maskbridge.weights import AUTO, NONE, cache_folder, find_local
+
+SCALES = tuple("nsmlx")
+#: Official checkpoints; YOLO-World has none of scale n.
+OFFICIAL = (*(f"yolov8{scale}-worldv2" for scale in "smlx"), *(f"yolov8{scale}" for scale in SCALES))
+_SMALLEST = "yolov8s-worldv2"
+_SCALE_OF_NONE = "n"
+
+
+def start_weights(option: str, scale: str) -> tuple[Path | None, str]:
+    """Checkpoint to start from, and its scale.
+
+    Args:
+        option: `auto`, `none`, an official name, or a file.
+        scale: `auto`, or the scale that the checkpoint must have.
+
+    Returns:
+        The file, None for random; and `n`, `s`, `m`, `l` or `x`.
+
+    Raises:
+        OptionError: When there is no official checkpoint of that name.
+        WeightsError: When it cannot be had or read, or is of another scale.
+    """
+    if option == NONE:
+        return None, _SCALE_OF_NONE if scale == AUTO else scale
+    path = _find(option, scale)
+    from finetune._yolo_world_models import scale_of
+
+    found = scale_of(path)
+    if scale not in (AUTO, found):
+        raise WeightsError(
+            "is of another scale",
+            where=path,
+            found=found,
+            expected=scale,
+            remedy=f"leave --scale out, or give weights of scale {scale}",
+        )
+    return path, found
+
+
+def _find(option: str, scale: str) -> Path:
+    if option == AUTO:
+        scales = SCALES[1:] + SCALES[:1] if scale == AUTO else (scale,)
+        names = [f"yolov8{one}-worldv2" for one in scales] + [f"yolov8{one}" for one in scales]
+        found = find_local(names)
+        if found is not None:
+            return found
+        return _official(_SMALLEST if scale in (AUTO, "n") else f"yolov8{scale}-worldv2")
+    path = Path(option).expanduser()
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return path
+    if option not in OFFICIAL:
+        raise OptionError(
+            "no official checkpoint of this name",
+            where="--weights",
+            found=option,
+            expected=f"{', '.join(OFFICIAL[:4])} (there is no n), a plain yolov8n to yolov8x, a file, or none",
+        )
+    local = find_local([option])
+    return local if local is not None else _official(option)
+
+
+def _official(name: str) -> Path:
+    """An official checkpoint by Ultralytics' own download, kept in the cache."""
+    target = cache_folder() / f"{name}.pt"
+    if target.is_file():
+        return target
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    from finetune import _yolo_world_trainer  # noqa: F401  # keeps Ultralytics' settings out of the user's home
+    from maskbridge.progress import say
+
+    say(f"fetching {name}.pt into {target.parent}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        found = Path(attempt_download_asset(target))
+    except Exception as error:  # Ultralytics raises whatever its HTTP client does
+        raise _no_weights(target) from error
+    if not found.is_file():
+        raise _no_weights(target)
+    return found
+
+
+def _no_weights(target: Path) -> WeightsError:
+    return WeightsError(
+        "start weights cannot be had",
+        where=target.name,
+        expected=f"{target.name} in MASKBRIDGE_WEIGHTS or {target.parent}",
+        remedy="give a YOLOv8 or YOLO-World checkpoint with --weights FILE, or --weights none for a random start",
+    )

@@ -1,0 +1,1 @@
+"""Commands of the foundation models: each public module here is one."""
