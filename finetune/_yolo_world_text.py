@@ -5,9 +5,9 @@
 A file is a NumPy `.npz` with `names` (N strings) and `features` (N x 512, float), CLIP ViT-B/32 text features; rows
 need not be of unit length. `maskbridge text-features` makes one, for machines without a network.
 
-The encoder is open-clip-torch: released regularly, its weights come as tensors (safetensors), and it brings the
-tokenizer along. clip-anytorch gives the same features (a test says so) but has not been released since 2023, reads
-weights as TorchScript programs only, and takes the module name `clip`, which Ultralytics imports by itself.
+The encoder is open-clip-torch: it is released regularly, reads weights as tensors (safetensors), and brings the
+tokenizer along. clip-anytorch gives the same features (a test says so), but imports `pkg_resources`, which setuptools
+has dropped, reads weights as TorchScript programs, and takes the module name `clip`, which Ultralytics looks for.
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021,
 https://arxiv.org/abs/2103.00020.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -207,6 +208,7 @@ def _load_encoder(path: Path) -> Any:
     """CLIP with its weights. A TorchScript file is a program: only OpenAI's own, known by its hash, is opened."""
     import open_clip
     import torch
+    from safetensors import SafetensorError
 
     try:
         if path.suffix == ".safetensors":
@@ -225,19 +227,22 @@ def _load_encoder(path: Path) -> Any:
                 )
             archive: Any = torch.jit
             state = archive.load(str(path), map_location="cpu").state_dict()
+        logging.disable(logging.WARNING)  # open-clip-torch warns that the weights, which come next, are not there
         model = open_clip.create_model(ARCHITECTURE).eval().float()
         own = model.state_dict()
         missing = sorted(own.keys() - state.keys())
         if missing:
             raise WeightsError("lacks tensors of CLIP ViT-B/32", where=path, found=f"no {missing[0]}")
         model.load_state_dict({name: state[name].float() for name in own})
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise WeightsError(
             "cannot be read as CLIP ViT-B/32",
             where=path,
             found=str(error).split("\n", 1)[0][:200],
             remedy=_WAYS_OUT,
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
     say(f"text features by CLIP ViT-B/32, {path.name}")
     return model
 
