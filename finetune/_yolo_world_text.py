@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -226,7 +227,9 @@ def _load_encoder(path: Path) -> Any:
                     remedy=_WAYS_OUT,
                 )
             archive: Any = torch.jit
-            state = archive.load(str(path), map_location="cpu").state_dict()
+            with warnings.catch_warnings():  # of torch, that TorchScript is of the past
+                warnings.simplefilter("ignore")
+                state = archive.load(str(path), map_location="cpu").state_dict()
         logging.disable(logging.WARNING)  # open-clip-torch warns that the weights, which come next, are not there
         model = open_clip.create_model(ARCHITECTURE).eval().float()
         own = model.state_dict()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune import yolo_world
-from maskbridge.approach import TrainData
+from finetune import _yolo_world_text, yolo_world
+from maskbridge.cli import main
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, OptionError, WeightsError
 from maskbridge.predictions import Run
@@ -57,10 +59,82 @@ def test_an_option_out_of_range_is_refused(options):
         yolo_world.Config(**options)
 
 
-def test_a_training_part_without_a_defect_is_refused(refuse, data):
-    good = tuple(i for i in data.train if data.dataset.image_by_id[i].is_good)
-    line = refuse(DatasetError, TrainData(dataset=data.dataset, train=good, val=data.val, fold=0))
-    assert "no image to train on has a defect; found fold 0" in line
+@pytest.mark.parametrize(("part", "words"), [("train", "no image to train on has"), ("val", "no image of val has")])
+def test_a_part_without_a_defect_is_refused(refuse, data, part, words):
+    good = tuple(i for i in getattr(data, part) if data.dataset.image_by_id[i].is_good)
+    line = refuse(DatasetError, dataclasses.replace(data, **{part: good}))
+    assert f"{words} a defect; found fold 0" in line
+
+
+def test_without_a_text_encoder_every_way_out_is_named(refuse, monkeypatch, tmp_path):
+    monkeypatch.delenv("MASKBRIDGE_WEIGHTS", raising=False)
+    monkeypatch.setenv("MASKBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(_yolo_world_text, "WEIGHTS_URL", "http://127.0.0.1:1/ViT-B-32.pt")
+    line = refuse(OptionError, text_features="auto")
+    assert "--text-features FILE" in line
+    assert "--text-features hashed" in line
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("0", "no GPU here; found --device 0, 0 GPUs; use --device cpu"),
+        ("cuda:1", "no GPU here"),
+        ("0,1", "no GPU here"),
+        ("0,0", "no such device"),
+        ("gpu", "no such device"),
+    ],
+)
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_is_one_line(refuse, device, words, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert words in refuse(OptionError, device=device)
+
+
+@pytest.mark.slow
+def test_devices_are_named_as_ultralytics_does(monkeypatch):
+    import torch
+
+    from finetune._yolo_world_models import device_name
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    names = {name: device_name(name) for name in ("auto", "cpu", "cuda", "cuda:1", "0", "0,1", "cuda:0,cuda:1")}
+    assert list(names.values()) == ["0", "cpu", "0", "1", "0", "0,1", "0,1"]
+    with pytest.raises(OptionError, match="no GPU 2 here; found --device 2, 2 GPUs; use --device 0 to 1"):
+        device_name("2")
+
+
+@pytest.mark.slow
+def test_an_official_name_that_does_not_exist_lists_those_that_do(refuse):
+    line = refuse(OptionError, weights="yolov8n-worldv2")
+    assert "yolov8s-worldv2, yolov8m-worldv2, yolov8l-worldv2, yolov8x-worldv2 (there is no n)" in line
+
+
+@pytest.mark.slow
+def test_official_weights_are_fetched_by_ultralytics_into_the_cache(monkeypatch, tmp_path):
+    from ultralytics.utils import downloads
+
+    from finetune import _yolo_world_start
+    from finetune._yolo_world_trainer import Trainer  # noqa: F401  # keeps Ultralytics' settings out of the home
+
+    def fetch(url, file, **_):
+        asked.append(url)
+        Path(file).write_bytes(b"weights")
+
+    asked = []
+    monkeypatch.setenv("MASKBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MASKBRIDGE_WEIGHTS", raising=False)
+    monkeypatch.setattr(downloads, "safe_download", fetch)
+    for _ in range(2):
+        path = _yolo_world_start._find("yolov8s-worldv2", "auto")
+        assert path == tmp_path / "cache" / "yolov8s-worldv2.pt"
+    assert len(asked) == 1
+    assert asked[0].endswith("/yolov8s-worldv2.pt")
+    monkeypatch.setattr(downloads, "safe_download", lambda **_: (_ for _ in ()).throw(ConnectionError("no network")))
+    with pytest.raises(WeightsError, match=r"yolov8m-worldv2.pt: start weights cannot be had"):
+        _yolo_world_start._find("yolov8m-worldv2", "auto")
 
 
 @pytest.mark.slow
@@ -99,7 +173,7 @@ def test_nothing_is_written_outside_the_run_and_nothing_reaches_out(trained, sea
     assert list((sealed / "cwd").iterdir()) == []
     assert not (sealed / "reached out").exists()
     assert sorted(path.name for path in trained.path.iterdir()) == ["predictions", "run.json", "weights"]
-    assert [path.name for path in trained.weights.iterdir()] == ["best.pt"]
+    assert [path.name for path in sorted(trained.weights.iterdir())] == ["best.pt", "text-features.npz"]
 
 
 @pytest.mark.slow
@@ -166,3 +240,191 @@ def test_a_training_that_was_killed_goes_on(command, sealed, plates, tree, tiny)
     assert run.has("val")
     assert not (path / "work").exists()
     assert tree(plates) == before
+
+
+@pytest.mark.slow
+def test_half_written_checkpoints_of_a_killed_training_are_not_used(command, sealed, plates, tiny):
+    """Ultralytics writes last.pt and best.pt in place; the copies beside them are whole."""
+    path = sealed / "torn"
+    words = ["train", "yolo-world", plates, path, *tiny, "--epochs", 3]
+    folder = path / "work" / "ultralytics"
+    process = command(*words)
+    deadline = time.monotonic() + 300
+    while not (folder / "resume.pt").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    for name in ("last.pt", "best.pt"):
+        whole = (folder / "weights" / name).read_bytes()
+        (folder / "weights" / name).write_bytes(whole[: len(whole) // 3])
+    process = command(*words, "--resume")
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    process = command("predict", path, plates, "--device", "cpu")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+@pytest.mark.slow
+def test_a_time_budget_ends_training_early_and_never_adds_epochs(command, sealed, plates, tiny):
+    for name, epochs, minutes in (("hurried", 500, 0.05), ("leisurely", 2, 60)):
+        words = ["train", "yolo-world", plates, sealed / name, *tiny, "--epochs", epochs, "--time-budget", minutes]
+        process = command(*words)
+        _, err = process.communicate(timeout=500)
+        assert process.returncode == 0, err
+    assert 1 <= Run.open(sealed / "hurried").info["facts"]["epochs_trained"] < 100
+    assert Run.open(sealed / "leisurely").info["facts"]["epochs_trained"] == 2
+
+
+@pytest.mark.slow
+def test_too_little_memory_says_what_to_lower(plates, sealed):
+    """Under a limit of the address space that the batch does not fit into."""
+    code = (
+        "import resource, sys\n"
+        "from finetune import _yolo_world_trainer\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (700 << 20),) * 2)\n"
+        "from maskbridge.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    for batch, remedy in (("64", "try --batch 32"), ("2", "try --imgsz 960")):
+        words = ["train", "yolo-world", str(plates), str(sealed / "small"), "--weights", "none", "--device", "cpu"]
+        words += ["--text-features", "hashed", "--imgsz", "1280", "--batch", batch, "--epochs", "1", "--overwrite"]
+        environment = {**os.environ, "HOME": str(sealed / "home"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
+        assert done.returncode == 1, done.stderr
+        line = done.stderr.splitlines()[-1]
+        assert f"too little memory; found --batch {batch}, --imgsz 1280; {remedy}" in line
+
+
+@pytest.mark.slow
+def test_ultralytics_does_not_halve_the_batch_in_silence(refuse, monkeypatch, tmp_path):
+    """On a GPU it retries with half the batch: another training than was asked for."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    from finetune import _yolo_world_trainer
+
+    def full(self, batch):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(_yolo_world_trainer.Trainer, "preprocess_batch", full)
+    assert DetectionTrainer.preprocess_batch is not full
+    assert "too little memory; found --batch 16, --imgsz 64; try --batch 8" in refuse(
+        OptionError, imgsz=64, batch=16, untouched=False
+    )
+
+
+@pytest.mark.slow
+def test_the_onnx_file_gives_the_same_boxes(surer, plates, tmp_path):
+    """Read by onnxruntime alone; letterbox, decoding and non-maximum suppression are written anew here."""
+    import cv2
+    import onnxruntime
+
+    process_path = tmp_path / "defects.onnx"
+    assert main(["export-model", str(surer.path), str(process_path), "--format", "onnx"]) == 0
+    session = onnxruntime.InferenceSession(str(process_path), providers=["CPUExecutionProvider"])
+    dataset = Dataset.open(plates)
+    count = 0
+    for image_id in dataset.split(0).test[::3]:
+        image = cv2.imread(str(dataset.image_path(image_id)))
+        height, width = image.shape[:2]
+        assert height != width
+        gain = 64 / max(height, width)
+        new_w, new_h = round(width * gain), round(height * gain)
+        pad_w, pad_h = (-new_w % 32) / 2, (-new_h % 32) / 2
+        left, top = round(pad_w - 0.1), round(pad_h - 0.1)
+        right, bottom = round(pad_w + 0.1), round(pad_h + 0.1)
+        small = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+        small = cv2.copyMakeBorder(small, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(114,) * 3)
+        blob = np.ascontiguousarray(small[None, :, :, ::-1].transpose(0, 3, 1, 2), dtype=np.float32) / 255
+        out = session.run(None, {session.get_inputs()[0].name: blob})[0][0].T
+        centre, size, scores = out[:, :2], out[:, 2:4], out[:, 4:]
+        boxes = (np.hstack([centre - size / 2, centre + size / 2]) - [left, top, left, top]) / gain
+        boxes = np.clip(boxes, 0, [width, height, width, height])
+        mine = [r for r in surer.detections("test") if r["image_id"] == image_id]
+        for result in mine:
+            number = dataset.categories.index(next(c for c in dataset.categories if c["id"] == result["category_id"]))
+            x, y, w, h = result["bbox"]
+            distance = np.abs(boxes - [x, y, x + w, y + h]).max(axis=1) + 10 * np.abs(
+                scores[:, number] - result["score"]
+            )
+            assert distance.min() < 1e-2
+        count += len(mine)
+    assert count > 0
+
+
+@pytest.mark.slow
+def test_a_model_is_not_exported_where_it_cannot_be(trained, refused, tmp_path):
+    assert "is not exported in this format; found coreml; expected onnx" in refused(
+        "export-model", trained.path, tmp_path / "x", "--format", "coreml"
+    )
+    (tmp_path / "taken.onnx").write_text("mine")
+    assert "is in the way" in refused("export-model", trained.path, tmp_path / "taken.onnx", "--format", "onnx")
+
+
+@pytest.mark.slow
+def test_rehearsed_images_are_mixed_in_and_their_types_are_not_predicted(command, sealed, plates, tiny):
+    other = shutil.copytree(plates, sealed / "discs")
+    for name in ("annotations.json", "dataset.json"):
+        text = (other / name).read_text()
+        text = text.replace('"supercategory": "plate"', '"supercategory": "disc"')
+        (other / name).write_text(text.replace('"product": "plate"', '"product": "disc"'))
+    path = sealed / "rehearsed"
+    process = command("train", "yolo-world", plates, path, *tiny, "--epochs", 1, "--rehearse", other)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    run = Run.open(path)
+    report = run.info["facts"]["rehearsed_images"]
+    assert report == sum(run.info["trained_on"].values())
+    from finetune._yolo_world_models import load
+
+    model = load(run.weights / "best.pt")
+    assert model.names == {0: "chip", 1: "scratch", 2: "stain"}
+    assert model.txt_feats.shape == (1, 3, 512)
+    assert {r["category_id"] for r in run.detections("val")} <= {1, 2, 3}
+
+
+@pytest.mark.slow
+def test_tiles_are_trained_on_and_predicted(command, sealed, plates, tiny):
+    path = sealed / "tiled"
+    process = command("train", "yolo-world", plates, path, *tiny, "--epochs", 1, "--tile", 80)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    run = Run.open(path)
+    assert run.info["trained_on"]["defective"] > 22
+    process = command("predict", path, plates, "--device", "cpu", "--tile", 0)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    assert Run.open(path).info["options"]["tile"] == 0
+    assert not (path / "work").exists()
+
+
+@pytest.mark.slow
+def test_several_gpus_are_trained_on_by_a_process_that_finds_everything(plates, tmp_path):
+    """Ultralytics' own DDP starts processes from a file. Without GPUs: that file, run as one process on the CPU."""
+    from ultralytics.utils import dist
+
+    from finetune import _yolo_world_trainer as ultralytics
+    from finetune._yolo_world_models import load
+    from finetune._yolo_world_text import hashed, write_features
+    from maskbridge import plugins
+    from maskbridge.export import ExportOptions
+
+    data = tmp_path / "yolo"
+    plugins.load("format", "yolo").export(Dataset.open(plates), data, ExportOptions())
+    names = ["chip", "scratch", "stain"]
+    write_features(data / ultralytics.FEATURES, names, np.stack([hashed(name) for name in names]), "hashed")
+    options = {
+        "model": "yolov8n-worldv2.yaml", "pretrained": False, "data": str(data / "data.yaml"), "epochs": 1, "imgsz": 64,
+        "device": "cpu", "plots": False, "amp": False, "project": str(tmp_path), "name": "run", "exist_ok": True,
+    }  # fmt: skip
+    trainer = ultralytics.Trainer(overrides=options)
+    file = dist.generate_ddp_file(trainer)
+    try:
+        done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=tmp_path, check=False)
+    finally:
+        dist.ddp_cleanup(trainer, file)
+    assert done.returncode == 0, done.stderr
+    for name in ("weights/best.pt", ultralytics.RESUME, ultralytics.KEPT_BEST):
+        assert (tmp_path / "run" / name).is_file()
+    assert load(tmp_path / "run" / "weights" / "best.pt").txt_feats.shape == (1, 3, 512)

@@ -208,6 +208,7 @@ def small_clip(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_the_encoder_reads_tensors_and_openais_own_file_alike(small_clip, monkeypatch):
     import open_clip
     import torch
