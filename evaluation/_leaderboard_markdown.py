@@ -33,6 +33,8 @@ NOTES = (
     "Escape rate: share of defective images that pass as good (missed defects). Overkill rate: share of good images "
     "called defective (false alarms).",
     f"{SCORE_MARK} all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else.",
+    "Start model's finds kept: share of what the start weights found on everyday photographs, asked for the COCO "
+    "names, that the fine-tuned model still finds.",
     "Intervals and tests cover the sampling of images, not of trainings.",
 )
 

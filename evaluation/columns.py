@@ -67,6 +67,7 @@ COSTS = (
     Cost("training, s", "train_seconds", lambda seconds: f"{seconds:.0f}"),
     Cost("prediction, ms per image", "predict_ms_per_image", lambda milliseconds: f"{milliseconds:.0f}"),
     Cost("parameters, millions", "parameters", lambda count: f"{count / 1e6:.2f}"),
+    Cost("start model's finds kept", "start_finds_kept", lambda share: short(share)),
     Cost("peak memory, MB", "peak_memory_mb", lambda megabytes: f"{megabytes:.0f}"),
 )
 

@@ -226,7 +226,21 @@ def _cost(run: Run) -> dict[str, Metric]:
         "peak_memory_mb": max(memory, default=None),
         "labelled_defects": (info.get("trained_on") or {}).get("defective"),
     }
-    return {
+    costs: dict[str, Metric] = {
         name: {"value": None, "why": "run.json does not say"} if value is None else {"value": value}
         for name, value in told.items()
     }
+    return {**costs, "start_finds_kept": _start_finds_kept(info)}
+
+
+def _start_finds_kept(info: dict[str, Any]) -> Metric:
+    """Share of what the start model found on probe images that was found after training; mean over the folds."""
+    facts = info.get("facts") or {}
+    folds = [fold for fold in (facts.values() if info["fold"] == "all" else [facts]) if isinstance(fold, dict)]
+    told = [fold["forgetting"] for fold in folds if isinstance(fold.get("forgetting"), dict)]
+    if not told:
+        return {"value": None, "why": "the approach does not measure forgetting"}
+    shares = [each.get("share") for each in told]
+    if not all(isinstance(share, float | int) for share in shares):
+        return {"value": None, "why": str(told[0].get("why", "run.json does not say"))}
+    return {"value": float(np.mean(shares))}

@@ -177,6 +177,26 @@ def test_cost_comes_from_the_run_and_what_is_untold_says_why(dataset, ids, new_r
     assert cost["parameters"]["why"]
 
 
+@pytest.mark.parametrize(
+    ("fold", "facts", "value", "why"),
+    [
+        (0, {"forgetting": {"share": 0.25, "kept": 10, "of": 40}}, 0.25, None),
+        (0, {"forgetting": {"share": None, "why": "3 finds, fewer than 20"}}, None, "3 finds, fewer than 20"),
+        (0, {"prompts": {}}, None, "the approach does not measure forgetting"),
+        (0, None, None, "the approach does not measure forgetting"),
+        ("all", {"fold0": {"forgetting": {"share": 0.5}}, "fold1": {"forgetting": {"share": 0.7}}}, 0.6, None),
+        ("all", {"fold0": {"forgetting": {"share": None, "why": "hashed"}}, "fold1": {}}, None, "hashed"),
+        ("all", {"fold0": 3}, None, "the approach does not measure forgetting"),
+    ],
+)
+def test_what_the_start_model_still_finds_comes_from_the_facts(fold, facts, value, why):
+    from evaluation.metrics import _start_finds_kept
+
+    found = _start_finds_kept({"fold": fold, "facts": facts})
+    assert found["value"] == (None if value is None else pytest.approx(value))
+    assert found.get("why") == why
+
+
 def test_a_map_with_nan_is_refused_with_the_image_named(dataset, ids, new_run, truth, tmp_path):
     run = new_run(tmp_path / "run", dataset, truth(dataset, ids))
     np.save(run.path / "predictions/test/maps/5.npy", np.full((3, 4), np.nan, np.float32))
