@@ -32,6 +32,8 @@ from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("iou", "tile", "tile_overlap")
+#: Ultralytics' own image size and batch.
+PRESETS: dict[str, dict[str, Any]] = {"gpu": {"imgsz": 640, "batch": 16}}
 #: Formats of `maskbridge export-model`.
 MODEL_FORMATS = ("onnx",)
 #: Detections are kept down to this confidence, so that average precision sees the whole curve.
