@@ -86,9 +86,9 @@ def approach_defaults(name: str) -> dict[str, Any]:
 
 
 def defaults_of(config: type[Any]) -> dict[str, Any]:
-    """Default of each field of a dataclass that has one."""
-    fields = dataclasses.fields(config)
-    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    """Default of each field of a dataclass that has one, as run.json would hold it."""
+    fields = [field for field in dataclasses.fields(config) if field.default is not dataclasses.MISSING]
+    return {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields}
 
 
 def option_words(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Command:
@@ -101,8 +101,9 @@ def option_words(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> Com
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
             continue
-        text = str(shown_value(value))
-        words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+        for one in value if isinstance(value, list) else [value]:  # a list is an option that is given again and again
+            text = str(shown_value(one))
+            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words
 
 

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 from evaluation import _report_images
-from evaluation._report_commands import convert_command, run_commands, shown_path
+from evaluation._report_commands import (
+    approach_defaults,
+    convert_command,
+    option_words,
+    run_commands,
+    shown_path,
+)
 from evaluation._report_images import FRAME, Pictures, outline
 from evaluation._report_page import json_text
 from evaluation.leaderboard import evaluate_runs
@@ -344,3 +350,9 @@ def test_runs_that_differ_by_their_seed_show_the_spread(dataset, ids, new_run, t
     [group] = blocks(written(board, tmp_path))["data"]["seeds"]
     assert sorted(group["runs"]) == ["seed0", "seed1"]
     assert group["columns"]["image.auroc"] == [board.rows[0].metrics["image"]["auroc"]["value"], 0.0]
+
+
+def test_an_option_that_is_given_again_and_again_is_written_so():
+    defaults = approach_defaults("yolo-world")
+    assert option_words({"prompt": [], "epochs": defaults["epochs"]}, defaults) == []
+    assert option_words({"prompt": ["a=b c", "d=e"]}, defaults) == ["--prompt", "a=b c", "--prompt", "d=e"]
