@@ -70,7 +70,7 @@ given.pop("pretrained")
 model.train(**given)
 """
 #: What our wrapper asks of Ultralytics on a CPU: for `overhead`, plain Ultralytics is asked for the same.
-OURS = {"optimizer": "AdamW", "lr0": 1e-3, "nbs": 8, "patience": 30, "cache": "ram"}
+OURS = {"optimizer": "AdamW", "lr0": 1e-3, "nbs": 16, "patience": 30, "cache": "ram"}
 
 
 def plain(out: Path, data: Path, **options: Any) -> Path:
@@ -84,7 +84,7 @@ def plain(out: Path, data: Path, **options: Any) -> Path:
     given = {
         "yaml": "yolov8n-worldv2.yaml",
         "pretrained": str(next(Path(os.environ["MASKBRIDGE_WEIGHTS"]).glob("yolov8n*.pt"))),
-        "data": str(data), "epochs": EPOCHS, "imgsz": IMAGE_SIZE, "seed": SEED, "batch": 8, "device": "cpu",
+        "data": str(data), "epochs": EPOCHS, "imgsz": IMAGE_SIZE, "seed": SEED, "device": "cpu",
         "plots": False, "amp": False, "project": str(out), "name": "train", "exist_ok": True,
         **options,
     }  # fmt: skip
@@ -162,17 +162,30 @@ def as_run(checkpoint: Path, like: Run, dataset: Dataset, out: Path) -> Run:
 
 def labels(out: Path) -> None:
     dataset = bottle(out)
-    runs: dict[str, list[Run]] = {"plain-ultralytics-labels": [], "plain-our-labels": [], "ours": []}
-    for fold in range(dataset.fold_count):
-        size = ("--epochs", str(EPOCHS), "--imgsz", str(IMAGE_SIZE), "--negatives", NEGATIVES)
-        like = ours(dataset, out / "folds" / f"ours-{fold}", fold, *size)
-        runs["ours"].append(like)
-        for arm, make in (("plain-our-labels", export), ("plain-ultralytics-labels", convert_with_ultralytics)):
+    words = [
+        "crossval",
+        "yolo-world",
+        dataset.path,
+        out / "runs" / "ours",
+        "--seed",
+        SEED,
+        "--device",
+        "cpu",
+        "--resume",
+    ]
+    words += ["--text-features", "hashed", "--epochs", EPOCHS, "--imgsz", IMAGE_SIZE, "--negatives", NEGATIVES]
+    subprocess.run([sys.executable, "-m", "maskbridge", *map(str, words)], check=True)
+    runs: dict[str, Run] = {}
+    for arm, make in (("plain-ultralytics-labels", convert_with_ultralytics), ("plain-our-labels", export)):
+        folds = []
+        for fold in range(dataset.fold_count):
             data = make(dataset, out / "labels" / f"{arm}-{fold}", fold)
             best = plain(out / "plain" / f"{arm}-{fold}", data)
-            runs[arm].append(as_run(best, like, dataset, out / "folds" / f"{arm}-{fold}"))
+            like = Run.open(out / "runs" / "ours" / f"fold{fold}")
+            folds.append(as_run(best, like, dataset, out / "folds" / f"{arm}-{fold}"))
             print(f"fold {fold}: {arm} done", flush=True)
-    compare_runs({arm: merged(folds, dataset, out / "runs" / arm) for arm, folds in runs.items()}, dataset, "crossval")
+        runs[arm] = merged(folds, dataset, out / "runs" / arm)
+    compare_runs({**runs, "ours": Run.open(out / "runs" / "ours")}, dataset, "crossval")
 
 
 def merged(folds: Sequence[Run], dataset: Dataset, out: Path) -> Run:

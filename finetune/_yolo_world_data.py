@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from finetune._yolo_world_prompts import MOST_TYPES, default_prompt
-from finetune._yolo_world_text import text_features, write_features
+from finetune._yolo_world_text import Features, encoder_name, text_features, write_features
 from finetune._yolo_world_tiles import tiled
 from maskbridge import plugins
 from maskbridge.approach import Context, TrainData
@@ -24,11 +22,12 @@ from maskbridge.errors import DatasetError, OptionError
 from maskbridge.export import ExportOptions
 from maskbridge.files import read_json, write_text
 from maskbridge.progress import say
+from maskbridge.weights import AUTO
 
 if TYPE_CHECKING:
     from finetune.yolo_world import Config
 
-#: Text features by prompt, kept between starts of one training.
+#: Text features by prompt in the scratch folder, kept between starts of one training; by class name beside `data.yaml`.
 CACHE = "text-features.npz"
 
 
@@ -38,14 +37,16 @@ class Prepared:
 
     Attributes:
         yaml: Path of `data.yaml`.
-        features: Path of the text features by class name.
+        features: Text features of the run's own types in class order, N x 512, float32, unit length.
+        encoder: What they come from.
         good, defective: Images, or tiles, of the training part.
         rehearsed: Images of another dataset among them.
         left_out_tiles: Tiles with no more than a sliver of a defect.
     """
 
     yaml: Path
-    features: Path
+    features: Features
+    encoder: str
     good: int
     defective: int
     rehearsed: int
@@ -79,11 +80,13 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     defective = sum(bool(dataset.annotations_by_image[i]) for i in dataset.split(fold).train)
     extra = 0 if rehearsed is None else _add_images(out, rehearsed, numbers, options)
     write_text(out / "data.yaml", _yaml(texts, rehearse=rehearsed is not None))
-    write_features(out / CACHE, list(texts), np.asarray(features), config.text_features)
+    encoder = encoder_name() if config.text_features == AUTO else Path(config.text_features).name
+    write_features(out / CACHE, list(texts), features, encoder)
     shutil.rmtree(context.work / "tiles", ignore_errors=True)  # the export has linked them
     if left_out:
         say(f"yolo-world: {left_out} tiles with a sliver of a defect left out")
-    return Prepared(out / "data.yaml", out / CACHE, count - defective, defective, extra, left_out)
+    own = features[: len(prompts)]
+    return Prepared(out / "data.yaml", own, encoder, count - defective, defective, extra, left_out)
 
 
 def refuse_without_defects(data: TrainData) -> None:

@@ -64,6 +64,18 @@ def fit(config: Config, context: Context, prepared: Prepared, *, start: Path | N
     return folder
 
 
+def amp_of(precision: str, device: str) -> bool | str:
+    """Ultralytics' `amp` of a precision.
+
+    Raises:
+        OptionError: For fp16 on a CPU.
+    """
+    if precision == "fp16" and device == "cpu":
+        raise OptionError("fp16 is for a GPU", found="--precision fp16", remedy="use fp32 or bf16 on a CPU")
+    choices: dict[str, bool | str] = {"auto": device != "cpu", "fp32": False, "fp16": True, "bf16": "bf16"}
+    return choices[precision]
+
+
 def transferred(work: Path, source: str) -> dict[str, int] | None:
     """How many tensors of the start weights fitted, and of how many; None for a random start."""
     if not (work / ultralytics.TRANSFERRED).is_file():
@@ -77,10 +89,6 @@ def _overrides(
     config: Config, context: Context, prepared: Prepared, start: Path | None, scale: str, device: str
 ) -> dict[str, Any]:
     """Ultralytics' training options."""
-    precision = config.precision
-    if precision == "fp16" and device == "cpu":
-        raise OptionError("fp16 is for a GPU", found="--precision fp16", remedy="use fp32 or bf16 on a CPU")
-    amp: Any = {"auto": device != "cpu", "fp32": False, "fp16": True, "bf16": "bf16"}[precision]
     overrides: dict[str, Any] = {
         "task": "detect",
         "mode": "train",
@@ -101,7 +109,7 @@ def _overrides(
         "device": device,
         "seed": context.seed,
         "cache": "ram",
-        "amp": amp,
+        "amp": amp_of(config.precision, device),
         "plots": False,
         "verbose": False,
         "project": str(context.work),

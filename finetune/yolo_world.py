@@ -18,22 +18,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from finetune._yolo_world_data import CACHE, prepare, refuse_without_defects
+from finetune._yolo_world_data import prepare, refuse_without_defects
 from finetune._yolo_world_forgetting import measure_forgetting, probe_images
 from finetune._yolo_world_prompts import prompts as prompts_of
 from finetune._yolo_world_start import SCALES, start_weights
-from finetune._yolo_world_text import HASHED, text_features
+from finetune._yolo_world_text import HASHED, write_features
 from finetune._yolo_world_tiles import Detections, detect_tiled
 from maskbridge.approach import Context, Detection, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import read_image
 from maskbridge.errors import OptionError, WeightsError
-from maskbridge.files import write_bytes
 from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("iou", "tile", "tile_overlap")
-#: Ultralytics' own image size and batch.
-PRESETS: dict[str, dict[str, Any]] = {"gpu": {"imgsz": 640, "batch": 16}}
+#: Ultralytics' own image size and epochs.
+PRESETS: dict[str, dict[str, Any]] = {"gpu": {"imgsz": 640, "epochs": 100}}
 #: Formats of `maskbridge export-model`.
 MODEL_FORMATS = ("onnx",)
 #: Detections are kept down to this confidence, so that average precision sees the whole curve.
@@ -62,7 +61,7 @@ class Config:
     """passes over the training part at most"""
     imgsz: int = 320
     """side of the square that images are fitted into, in pixels"""
-    batch: int = 8
+    batch: int = 16
     """images in one step"""
     lr: float = 1e-3
     """learning rate of AdamW at the start"""
@@ -127,17 +126,17 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     """
     refuse_without_defects(data)
     texts = prompts_of(data.dataset, config.prompt)
-    text_features(config.text_features, list(texts.values()), context.work / CACHE)  # before anything is written
     probes = probe_images(config.probe)
     from finetune import _yolo_world_fit, _yolo_world_models
 
     device = _yolo_world_models.device_name(context.device)
+    _yolo_world_fit.amp_of(config.precision, device)  # refused before anything is written
     start, scale = start_weights(config.weights, config.scale)
     prepared = prepare(data, texts, config, context)
     folder = _yolo_world_fit.fit(config, context, prepared, start=start, scale=scale, device=device)
     best = folder / "weights" / "best.pt"
     parameters = _yolo_world_models.keep_classes(best, list(texts), weights / _CHECKPOINT)
-    write_bytes(weights / "text-features.npz", (prepared.features).read_bytes())
+    write_features(weights / "text-features.npz", list(texts.values()), prepared.features, prepared.encoder)
     source = NONE if start is None else start.name
     transferred = _yolo_world_fit.transferred(context.work, source)
     epochs = len((folder / "results.csv").read_text(encoding="utf-8").splitlines()) - 1

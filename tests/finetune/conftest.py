@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,3 +137,16 @@ def surer(trained, command, plates, tmp_path) -> Run:
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return Run.open(path)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A folder that is served on this machine, and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    handler = partial(quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()

@@ -113,28 +113,32 @@ def test_an_official_name_that_does_not_exist_lists_those_that_do(refuse):
 
 
 @pytest.mark.slow
-def test_official_weights_are_fetched_by_ultralytics_into_the_cache(monkeypatch, tmp_path):
+def test_official_weights_are_fetched_by_ultralytics_into_the_cache(monkeypatch, tmp_path, server):
+    """Ultralytics' own download, its address turned to a server on this machine."""
     from ultralytics.utils import downloads
 
     from finetune import _yolo_world_start
     from finetune._yolo_world_trainer import Trainer  # noqa: F401  # keeps Ultralytics' settings out of the home
 
-    def fetch(url, file, **_):
+    def redirected(url, **options):
         asked.append(url)
-        Path(file).write_bytes(b"weights")
+        return fetch(url=f"{address}/{url.rpartition('/')[2]}", **options)
 
-    asked = []
+    asked, fetch, (folder, address) = [], downloads.safe_download, server
+    (folder / "yolov8s-worldv2.pt").write_bytes(bytes(200_000))
     monkeypatch.setenv("MASKBRIDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MASKBRIDGE_WEIGHTS", raising=False)
-    monkeypatch.setattr(downloads, "safe_download", fetch)
+    monkeypatch.setattr(downloads, "safe_download", redirected)
     for _ in range(2):
         path = _yolo_world_start._find("yolov8s-worldv2", "auto")
         assert path == tmp_path / "cache" / "yolov8s-worldv2.pt"
+    assert path.read_bytes() == bytes(200_000)
     assert len(asked) == 1
-    assert asked[0].endswith("/yolov8s-worldv2.pt")
-    monkeypatch.setattr(downloads, "safe_download", lambda **_: (_ for _ in ()).throw(ConnectionError("no network")))
+    assert asked[0].startswith("https://github.com/ultralytics/assets/releases/download/")
+    address = "http://127.0.0.1:1"
     with pytest.raises(WeightsError, match=r"yolov8m-worldv2.pt: start weights cannot be had"):
         _yolo_world_start._find("yolov8m-worldv2", "auto")
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["yolov8s-worldv2.pt"]
 
 
 @pytest.mark.slow
@@ -186,6 +190,8 @@ def test_run_json_marks_random_weights_and_hashed_text(trained, plates):
     defective = sum(bool(dataset.annotations_by_image[i]) for i in dataset.split(0).train)
     assert info["trained_on"] == {"good": round(0.2 * defective), "defective": defective}
     assert info["parameters"] > 1e6
+    kept = _yolo_world_text.read_features(trained.weights / "text-features.npz")
+    assert list(kept) == PROMPTS
 
 
 @pytest.mark.slow

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 import zipfile
-from functools import partial
 
 import numpy as np
 import pytest
@@ -140,19 +137,6 @@ def nothing_at_hand(monkeypatch, tmp_path):
     monkeypatch.delenv("MASKBRIDGE_WEIGHTS", raising=False)
     monkeypatch.setenv("MASKBRIDGE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A folder that is served on this machine, and its address."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    handler = partial(quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
 
 
 def test_the_encoder_is_fetched_by_its_pinned_hash_once(nothing_at_hand, server, monkeypatch):
