@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import _yolo_world_trainer as ultralytics
 from finetune._yolo_world_data import Prepared
+from finetune._yolo_world_models import is_finished, strip_optimizer
 from maskbridge.approach import Context
 from maskbridge.errors import OptionError
 from maskbridge.files import read_json, write_bytes
@@ -34,10 +35,14 @@ def fit(config: Config, context: Context, prepared: Prepared, *, start: Path | N
     """
     folder = context.work / "ultralytics"
     overrides = _overrides(config, context, prepared, start, scale, device)
-    if context.resume and (folder / ultralytics.RESUME).is_file():
-        overrides = {**overrides, "model": str(folder / ultralytics.RESUME), "resume": str(folder / ultralytics.RESUME)}
-        if (folder / ultralytics.KEPT_BEST).is_file():  # Ultralytics writes best.pt in place: it may be half a file
-            write_bytes(folder / "weights" / "best.pt", (folder / ultralytics.KEPT_BEST).read_bytes())
+    last = folder / ultralytics.RESUME
+    if context.resume and last.is_file():
+        # Ultralytics writes best.pt in place: it may be half a file.
+        write_bytes(folder / "weights" / "best.pt", (folder / ultralytics.KEPT_BEST).read_bytes())
+        if is_finished(last):  # killed after the last epoch: Ultralytics has nothing to resume
+            strip_optimizer(folder / "weights" / "best.pt")
+            return folder
+        overrides = {**overrides, "model": str(last), "resume": str(last)}
     too_little = OptionError(
         "too little memory",
         found=f"--batch {config.batch}, --imgsz {config.imgsz}",

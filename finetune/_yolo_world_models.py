@@ -24,6 +24,7 @@ import torch  # isort: skip
 from ultralytics import YOLOWorld  # isort: skip
 from ultralytics.nn.tasks import WorldModel, load_checkpoint  # isort: skip
 from ultralytics.utils import ROOT, YAML  # isort: skip
+from ultralytics.utils.torch_utils import strip_optimizer as strip_optimizer  # isort: skip
 
 
 def scale_of(checkpoint: Path) -> str:
@@ -84,6 +85,12 @@ def asked_for(checkpoint: Path, scale: str, names: Sequence[str], features: Feat
     set_features(model.model, features)
     model.model.names = dict(enumerate(names))
     return model
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether a checkpoint of a training in progress is that of its last epoch."""
+    content = load_checkpoint(checkpoint)[1]
+    return bool(content["epoch"] + 1 >= content["train_args"]["epochs"])
 
 
 def coco_names() -> list[str]:

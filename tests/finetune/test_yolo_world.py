@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from finetune import _yolo_world_text, yolo_world
+from maskbridge.approach import Context
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, OptionError, WeightsError
@@ -269,6 +270,24 @@ def test_half_written_checkpoints_of_a_killed_training_are_not_used(command, sea
     process = command("predict", path, plates, "--device", "cpu")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_after_its_last_epoch_is_finished(data, tmp_path, monkeypatch):
+    from finetune import _yolo_world_trainer
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    config = yolo_world.Config(weights="none", text_features="hashed", imgsz=64, epochs=1)
+    context = Context(device="cpu", seed=0, work=tmp_path / "work")
+    with monkeypatch.context() as patched:
+        patched.setattr(_yolo_world_trainer.Trainer, "final_eval", killed)
+        with pytest.raises(KeyboardInterrupt):
+            yolo_world.train(data, config, tmp_path / "weights", context)
+    trained = yolo_world.train(data, config, tmp_path / "weights", dataclasses.replace(context, resume=True))
+    assert trained.facts["epochs_trained"] == 1
+    assert (tmp_path / "weights" / "best.pt").stat().st_size < 10e6, "without the optimiser's state"
 
 
 @pytest.mark.slow
