@@ -4,6 +4,7 @@
 
 `data.yaml`, `images/{train,val,test}/<part>__<type>__<name>`, the same under `labels/` with `.txt`; names that would
 share a label file (`1.png`, `1.jpg`) get `__<image id>` at their end.
+An EXIF orientation, by which Ultralytics would turn an image away from its labels, is taken out of the exported file.
 Lines are `class cx cy w h`, shares of the image's width and height, of the exact half-open box.
 Format: https://docs.ultralytics.com/datasets/detect/
 """
@@ -18,6 +19,7 @@ from pathlib import Path, PurePath
 from maskbridge.dataset import Annotation, Dataset, Image
 from maskbridge.export import ExportOptions, ExportReport, parts, place_image
 from maskbridge.files import staged_folder, write_text
+from maskbridge.orientation import take_orientation
 from maskbridge.progress import track
 from maskbridge.yolo_lines import detection_line
 
@@ -51,6 +53,8 @@ def write_export(dataset: Dataset, out: Path, options: ExportOptions, name: str,
             for image in track(images, f"{name} {part}"):
                 target = folder / "images" / part / names[image.id]
                 place_image(dataset, image, target, options.link)
+                if take_orientation(target):
+                    report.orientation_taken.append(image.file_name)
                 written = lines(image, dataset.annotations_by_image[image.id], classes, report)
                 _report_equal_lines(image, written, report)
                 label = folder / "labels" / part / f"{target.stem}.txt"

@@ -6,13 +6,16 @@ prepared.yaml                                       # work/yolo/data.yaml, text 
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune._yolo_world_prompts import MOST_TYPES, default_prompt
+import numpy as np
+
+from finetune._yolo_world_prompts import MOST_TYPES, as_read, default_prompt
 from finetune._yolo_world_text import Features, encoder_name, text_features, write_features
 from finetune._yolo_world_tiles import tiled
 from maskbridge import plugins
@@ -40,7 +43,8 @@ class Prepared:
         features: Text features of the run's own types in class order, N x 512, float32, unit length.
         encoder: What they come from.
         good, defective: Images, or tiles, of the training part.
-        rehearsed: Images of another dataset among them.
+        rehearsed: Images of another dataset beside them.
+        rehearsed_left_out: Images of it that are in this fold's `val` or `test` too.
         left_out_tiles: Tiles with no more than a sliver of a defect.
     """
 
@@ -50,6 +54,7 @@ class Prepared:
     good: int
     defective: int
     rehearsed: int
+    rehearsed_left_out: int
     left_out_tiles: int
 
 
@@ -64,9 +69,12 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     texts = dict(prompts)
     rehearsed = Dataset.open(config.rehearse) if config.rehearse else None
     numbers: dict[int, int] = {}
+    leaking = 0
     if rehearsed is not None:
         numbers = _add_classes(texts, rehearsed)
+        rehearsed, leaking = _without_held_out(rehearsed, data)
     features = text_features(config.text_features, list(texts.values()), context.work / CACHE)
+    _refuse_equal(features, list(texts))
     out = context.work / "yolo"
     dataset, fold, left_out = data.dataset, _number(data.fold), 0
     if config.tile:
@@ -86,7 +94,7 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     if left_out:
         say(f"yolo-world: {left_out} tiles with a sliver of a defect left out")
     own = features[: len(prompts)]
-    return Prepared(out / "data.yaml", own, encoder, count - defective, defective, extra, left_out)
+    return Prepared(out / "data.yaml", own, encoder, count - defective, defective, extra, leaking, left_out)
 
 
 def refuse_without_defects(data: TrainData) -> None:
@@ -103,14 +111,14 @@ def refuse_without_defects(data: TrainData) -> None:
 
 def _add_classes(texts: dict[str, str], rehearsed: Dataset) -> dict[int, int]:
     """Add the classes of another dataset behind ours; one with a prompt that is there already is that class."""
-    order = list(texts.values())
+    order = [as_read(text) for text in texts.values()]
     numbers: dict[int, int] = {}
     for number, category in enumerate(rehearsed.categories):
         text = default_prompt(rehearsed.product, category["name"])
-        if text not in order:
-            texts[f"{rehearsed.product} {category['name']}".replace("/", " ")] = text
-            order.append(text)
-        numbers[number] = order.index(text)
+        if as_read(text) not in order:
+            texts[text.replace("/", " ")] = text
+            order.append(as_read(text))
+        numbers[number] = order.index(as_read(text))
     if len(texts) > MOST_TYPES:
         raise OptionError(
             "too many defect types together with --rehearse",
@@ -118,6 +126,26 @@ def _add_classes(texts: dict[str, str], rehearsed: Dataset) -> dict[int, int]:
             expected=f"at most {MOST_TYPES}",
         )
     return numbers
+
+
+def _without_held_out(rehearsed: Dataset, data: TrainData) -> tuple[Dataset, int]:
+    """The training part of fold 0 of another dataset, without images that this run is stopped early or tested on."""
+    training = set(data.train)
+    held = {image.sha256 for image in data.dataset.images if image.id not in training}
+    train = rehearsed.split(0).train
+    kept = [image_id for image_id in train if rehearsed.image_by_id[image_id].sha256 not in held]
+    fold = {"train": kept, "val": [], "test": []}
+    return replace(rehearsed, splits={"folds": [fold], "official": None}), len(train) - len(kept)
+
+
+def _refuse_equal(features: Features, names: list[str]) -> None:
+    for first, second in itertools.combinations(range(len(names)), 2):
+        if np.array_equal(features[first], features[second]):
+            raise OptionError(
+                "two defect types have the same text features, and could not be told apart",
+                found=f"{names[first]} and {names[second]}",
+                remedy="give one of them another --prompt",
+            )
 
 
 def _add_images(out: Path, rehearsed: Dataset, numbers: Mapping[int, int], options: ExportOptions) -> int:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import _yolo_world_trainer as ultralytics
 from finetune._yolo_world_data import Prepared
-from finetune._yolo_world_models import is_finished, strip_optimizer
+from finetune._yolo_world_models import is_finished, load, strip_optimizer
 from maskbridge.approach import Context
 from maskbridge.errors import OptionError
-from maskbridge.files import read_json, write_bytes
+from maskbridge.files import read_json, write_bytes, write_text
 from maskbridge.progress import say
 
 if TYPE_CHECKING:
@@ -35,18 +35,19 @@ def fit(config: Config, context: Context, prepared: Prepared, *, start: Path | N
     """
     folder = context.work / "ultralytics"
     overrides = _overrides(config, context, prepared, start, scale, device)
+    write_text(prepared.yaml.with_name(ultralytics.MOST_EPOCHS), str(config.epochs))
     last = folder / ultralytics.RESUME
     if context.resume and last.is_file():
         # Ultralytics writes best.pt in place: it may be half a file.
+        load(folder / ultralytics.KEPT_BEST)  # safely, before Ultralytics reads it in other ways
         write_bytes(folder / "weights" / "best.pt", (folder / ultralytics.KEPT_BEST).read_bytes())
-        if is_finished(last):  # killed after the last epoch: Ultralytics has nothing to resume
+        if (folder / ultralytics.FINISHED).is_file() or is_finished(last):  # killed after the last epoch
             strip_optimizer(folder / "weights" / "best.pt")
             return folder
         overrides = {**overrides, "model": str(last), "resume": str(last)}
+    smaller = f"try --batch {config.batch // 2}" if config.batch > 2 else f"try --imgsz {config.imgsz * 3 // 4}"
     too_little = OptionError(
-        "too little memory",
-        found=f"--batch {config.batch}, --imgsz {config.imgsz}",
-        remedy=f"try --batch {config.batch // 2}" if config.batch > 2 else f"try --imgsz {config.imgsz * 3 // 4}",
+        "too little memory", found=f"--batch {config.batch}, --imgsz {config.imgsz}", remedy=smaller
     )
     try:
         trainer = ultralytics.Trainer(overrides=overrides)
@@ -60,9 +61,21 @@ def fit(config: Config, context: Context, prepared: Prepared, *, start: Path | N
         raise OptionError(
             "a training process on several GPUs failed; its own message stands above",
             found=f"--device {overrides['device']}, exit {error.returncode}",
-            remedy="try --device 0",
+            remedy=f"try --device 0; if memory ran out, {smaller}",
+        ) from error
+    except ValueError as error:
+        if "BatchNorm" not in str(error):
+            raise
+        raise OptionError(
+            "the last batch would hold one image, too little to normalise over",
+            found=f"--batch {config.batch}, --imgsz {config.imgsz}",
+            expected="--imgsz 64 or more, or another --batch",
         ) from error
     except RuntimeError as error:
+        if "NaN" in str(error):
+            raise OptionError(
+                "training diverged", found=f"--lr {config.lr}", remedy=f"try --lr {config.lr / 10:g}"
+            ) from error
         if any(words in str(error).lower() for words in ("out of memory", "can't allocate memory")):
             raise too_little from error
         raise

@@ -22,7 +22,7 @@ from maskbridge.files import write_bytes
 
 import torch  # isort: skip
 from ultralytics import YOLOWorld  # isort: skip
-from ultralytics.nn.tasks import WorldModel, load_checkpoint  # isort: skip
+from ultralytics.nn.tasks import DetectionModel, WorldModel, load_checkpoint, torch_safe_load  # isort: skip
 from ultralytics.utils import ROOT, YAML  # isort: skip
 from ultralytics.utils.torch_utils import strip_optimizer as strip_optimizer  # isort: skip
 
@@ -36,11 +36,12 @@ def scale_of(checkpoint: Path) -> str:
     model = load(checkpoint)
     config = getattr(model, "yaml", {}) or {}
     scale = str(config.get("scale") or "")
-    if scale not in tuple("nsmlx") or "v8" not in str(config.get("yaml_file", "")):
+    named = "v8" in str(config.get("yaml_file", "")) and type(model) in (DetectionModel, WorldModel)
+    if scale not in tuple("nsmlx") or not named:
         raise WeightsError(
-            "is no YOLOv8 or YOLO-World checkpoint",
+            "is no YOLOv8 or YOLO-World detector",
             where=checkpoint,
-            found=config.get("yaml_file") or type(model).__name__,
+            found=f"{type(model).__name__} of {config.get('yaml_file', 'unknown')}",
         )
     return scale
 
@@ -51,12 +52,14 @@ def load(checkpoint: Path) -> Any:
     Raises:
         WeightsError: When it is missing, or holds anything but tensors and Ultralytics' own classes.
     """
+    if not checkpoint.is_file():  # Ultralytics would look it up on the network
+        raise WeightsError("no such file", where=checkpoint)
     try:
         with warnings.catch_warnings():  # what torch warns of ends in the error below, or is harmless
             warnings.simplefilter("ignore")
             return load_checkpoint(checkpoint)[0]
     except (OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError, EOFError, ImportError,
-            pickle.UnpicklingError) as error:  # fmt: skip
+            AssertionError, pickle.UnpicklingError) as error:  # fmt: skip
         raise WeightsError(
             "cannot be read as an Ultralytics checkpoint",
             where=checkpoint,
@@ -104,7 +107,7 @@ def keep_classes(checkpoint: Path, names: list[str], out: Path) -> int:
     Returns:
         Number of the model's parameters.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=False)  # written by this training
+    content = torch_safe_load(checkpoint, safe_only=True)[0]
     model = content["ema"] or content["model"]
     if len(model.names) != len(names):
         set_features(model, model.txt_feats[0, : len(names)])

@@ -32,6 +32,13 @@ def prompts(dataset: Dataset, given: Sequence[str] = ()) -> dict[str, str]:
             "too many defect types", where=dataset.path, found=len(names), expected=f"at most {MOST_TYPES}"
         )
     for name in names:
+        if name != name.strip():
+            raise DatasetError(
+                "a defect type begins or ends with a space, which Ultralytics takes off",
+                where=dataset.path,
+                found=repr(name),
+                remedy="rename the type in the source and convert it again",
+            )
         if "/" in name:
             raise DatasetError(
                 "a defect type has a slash, where YOLO-World cuts names",
@@ -55,14 +62,20 @@ def prompts(dataset: Dataset, given: Sequence[str] = ()) -> dict[str, str]:
         texts[name] = text.strip()
     of_text: dict[str, str] = {}
     for name, text in texts.items():
-        if text in of_text:
+        read = as_read(text)
+        if read in of_text:
             raise OptionError(
                 "two defect types have the same prompt, and could not be told apart",
-                found=f"{of_text[text]} and {name}: {text}",
+                found=f"{of_text[read]} and {name}: {text}",
                 remedy=f'give one of them another: --prompt {name}="…"',
             )
-        of_text[text] = name
+        of_text[read] = name
     return texts
+
+
+def as_read(text: str) -> str:
+    """What CLIP's text encoder sees of a text: small letters, single spaces."""
+    return " ".join(text.casefold().split())
 
 
 def default_prompt(product: str, name: str) -> str:

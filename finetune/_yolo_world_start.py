@@ -5,6 +5,7 @@ path, scale = start_weights("yolov8s-worldv2", "auto")
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from maskbridge.errors import OptionError, WeightsError
@@ -13,6 +14,7 @@ from maskbridge.weights import AUTO, NONE, cache_folder, find_local
 SCALES = tuple("nsmlx")
 #: Official checkpoints; YOLO-World has none of scale n.
 OFFICIAL = (*(f"yolov8{scale}-worldv2" for scale in "smlx"), *(f"yolov8{scale}" for scale in SCALES))
+_ELSE = re.compile(r"-(seg|cls|pose|obb|oiv7|world(?!v2))")
 _SMALLEST = "yolov8s-worldv2"
 _SCALE_OF_NONE = "n"
 
@@ -52,22 +54,30 @@ def _find(option: str, scale: str) -> Path:
     if option == AUTO:
         scales = SCALES[1:] + SCALES[:1] if scale == AUTO else (scale,)
         names = [f"yolov8{one}-worldv2" for one in scales] + [f"yolov8{one}" for one in scales]
-        found = find_local(names)
+        found = find_local(names, _is_detector)
         if found is not None:
             return found
         return _official(_SMALLEST if scale in (AUTO, "n") else f"yolov8{scale}-worldv2")
     path = Path(option).expanduser()
-    if path.is_file() or path.suffix or len(path.parts) > 1:
+    if path.is_file():
         return path
-    if option not in OFFICIAL:
-        raise OptionError(
-            "no official checkpoint of this name",
-            where="--weights",
-            found=option,
-            expected=f"{', '.join(OFFICIAL[:4])} (there is no n), a plain yolov8n to yolov8x, a file, or none",
-        )
-    local = find_local([option])
-    return local if local is not None else _official(option)
+    name = option.removesuffix(".pt")
+    if name in OFFICIAL:
+        local = find_local([f"{name}.pt"])
+        return local if local is not None else _official(name)
+    if path.suffix or len(path.parts) > 1:  # never handed on: Ultralytics would look it up on the network
+        raise WeightsError("no such file", where=path, remedy="give a checkpoint, an official name, or --weights none")
+    raise OptionError(
+        "no official checkpoint of this name",
+        where="--weights",
+        found=option,
+        expected=f"{', '.join(OFFICIAL[:4])} (there is no n), a plain yolov8n to yolov8x, a file, or none",
+    )
+
+
+def _is_detector(path: Path) -> bool:
+    """Whether a name is not that of a YOLOv8 for something else, or of another YOLO-World."""
+    return path.suffix == ".pt" and not _ELSE.search(path.stem)
 
 
 def _official(name: str) -> Path:

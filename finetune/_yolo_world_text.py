@@ -40,13 +40,13 @@ ARCHITECTURE = "ViT-B-32-quickgelu"
 #: OpenAI's own file, a TorchScript program; its address holds its SHA-256.
 WEIGHTS_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 WEIGHTS_URL = f"https://openaipublic.azureedge.net/clip/models/{WEIGHTS_SHA256}/ViT-B-32.pt"
-#: Names in the weights folder: the file above, or a state dict of open-clip-torch as `.safetensors`.
-WEIGHTS_NAME = "ViT-B-32"
+#: Names in the weights folder: a state dict of open-clip-torch, or the file above.
+WEIGHTS_NAMES = ("ViT-B-32.safetensors", "ViT-B-32.pt")
 
 Features = npt.NDArray[np.float32]
 
 _WAYS_OUT = (
-    f"put OpenAI's {WEIGHTS_NAME}.pt (or {WEIGHTS_NAME}.safetensors) into MASKBRIDGE_WEIGHTS, or give "
+    f"put OpenAI's {WEIGHTS_NAMES[1]} (or {WEIGHTS_NAMES[0]}) into MASKBRIDGE_WEIGHTS, or give "
     "--text-features FILE, made where there is a network by `maskbridge text-features`; "
     f"--text-features {HASHED} is a stand-in that knows no language and marks the run"
 )
@@ -129,7 +129,8 @@ def encode(texts: Sequence[str]) -> Features:
 
 def encoder_name() -> str:
     """What the features of `encode` come from; features of two encoders are never mixed."""
-    return f"open-clip-torch {ARCHITECTURE}, {_encoder_weights().name}"
+    path = _encoder_weights()
+    return f"open-clip-torch {ARCHITECTURE}, {path.name}, SHA-256 {sha256_file(path)}"
 
 
 def hashed(prompt: str) -> Features:
@@ -191,7 +192,7 @@ def _read(path: Path) -> tuple[list[str], npt.NDArray[np.float64], str]:
 
 
 def _encoder_weights() -> Path:
-    local = find_local([WEIGHTS_NAME])
+    local = find_local(WEIGHTS_NAMES)
     if local is not None:
         return local
     say(f"fetching {WEIGHTS_URL} into {cache_folder()}")

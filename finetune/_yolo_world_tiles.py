@@ -51,8 +51,8 @@ def windows(size_hw: tuple[int, int], tile: int, overlap: float) -> list[Window]
 
 
 def overlap_pixels(tile: int, overlap: float) -> int:
-    """Pixels that two neighbours share."""
-    return round(tile * overlap)
+    """Pixels that two neighbours share, at least one: without any, supervision cuts the last tiles smaller."""
+    return max(1, round(tile * overlap))
 
 
 def tiled(dataset: Dataset, fold: int, *, tile: int, overlap: float, out: Path) -> tuple[Dataset, int]:

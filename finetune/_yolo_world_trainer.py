@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune._yolo_world_text import read_features
+from maskbridge.errors import DatasetError, OptionError
 from maskbridge.files import write_bytes, write_json
 
 # Before the first import of ultralytics: settings, fonts and caches go to a folder that goes away with the process.
@@ -34,6 +35,7 @@ os.environ.pop("ULTRALYTICS_API_KEY", None)  # with it every training would be r
 
 import numpy as np
 import torch
+import ultralytics
 from ultralytics.data import base, dataset
 from ultralytics.engine import trainer as engine
 from ultralytics.engine import validator
@@ -45,8 +47,12 @@ from ultralytics.utils import LOGGER, RANK, SETTINGS, torch_utils
 
 #: What a training leaves in its folder for the next start: checkpoints that are never half-written.
 RESUME, KEPT_BEST = "resume.pt", "kept-best.pt"
+#: There too, once the last epoch is over, whatever ended training.
+FINISHED = "finished"
 #: Beside `data.yaml`: text features by class name.
 FEATURES = "text-features.npz"
+#: There too: the epochs that were asked for, of which a time budget may allow fewer.
+MOST_EPOCHS = "most-epochs.txt"
 #: In the folder above: how many tensors of the start weights fitted.
 TRANSFERRED = "transferred.json"
 #: Ultralytics leaves one core free, which on two cores halves the speed.
@@ -74,9 +80,15 @@ _keep_freed_memory()
 for _module in (base, dataset, engine, validator):  # bars that are drawn even where standard error is no terminal
     _module.TQDM = _silent(_module.TQDM)
 for _service in ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb"):
-    SETTINGS[_service] = False  # in the folder above: a service that happens to be installed is not written to
+    dict.__setitem__(SETTINGS, _service, False)  # in memory alone: a service that is installed is not written to
 engine.check_amp = lambda model: True  # it would fetch another model and compare boxes
 
+if not getattr(getattr(tasks, "_SafeLoad", None), "SUPPORTED", False):
+    raise OptionError(
+        "this Ultralytics or PyTorch cannot read checkpoints without running code in them",
+        found=f"ultralytics {ultralytics.__version__}, torch {torch.__version__}",
+        expected="ultralytics 8.4.190 and torch 2.6, or later",
+    )
 # As the variables above, also where somebody imported ultralytics before.
 tasks.SAFE_LOAD = True
 LOGGER.setLevel(logging.ERROR)
@@ -115,7 +127,28 @@ class Trainer(WorldTrainer):  # type: ignore[misc]
         if self.best_fitness == self.fitness:
             write_bytes(Path(self.save_dir) / KEPT_BEST, self.best.read_bytes())
         write_bytes(Path(self.save_dir) / RESUME, self.last.read_bytes())
+        if self.stop:
+            write_bytes(Path(self.save_dir) / FINISHED, b"")
         return done
+
+    def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
+        """Build it, and see that Ultralytics has left no image out, which it does in silence.
+
+        Raises:
+            DatasetError: When it has.
+        """
+        built = super().build_dataset(img_path, mode, batch)
+        folders = [Path(path) for path in (img_path if isinstance(img_path, list) else [img_path])]
+        given = {str(file) for folder in folders if folder.is_dir() for file in folder.iterdir()}
+        missing = sorted(given - {str(Path(file)) for file in built.im_files}) if given else []
+        if missing:
+            raise DatasetError(
+                "Ultralytics cannot read images",
+                where=missing[0],
+                found=f"{len(missing)} of {len(given)}",
+                expected="sides of 10 px or more, in a format that Pillow opens",
+            )
+        return built
 
     def _build_train_pipeline(self) -> None:
         """Ultralytics builds it anew after halving a batch that did not fit: another training than was asked for.
@@ -130,8 +163,9 @@ class Trainer(WorldTrainer):  # type: ignore[misc]
     def _setup_scheduler(self) -> None:
         """With a time budget Ultralytics sets the epochs that fit; never more than were asked for."""
         epochs: int = self.epochs  # type: ignore[has-type]
-        self._asked: int = getattr(self, "_asked", epochs)
-        self.epochs = self.args.epochs = min(epochs, self._asked)
+        most = Path(self.args.data).with_name(MOST_EPOCHS)
+        if self.args.time and most.is_file():
+            self.epochs = self.args.epochs = min(epochs, int(most.read_text(encoding="utf-8")))
         super()._setup_scheduler()
 
 

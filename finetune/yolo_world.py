@@ -107,7 +107,7 @@ class Config:
             ("mosaic", 0 <= self.mosaic <= 1, "0 to 1"),
             ("time_budget", self.time_budget >= 0, "0 or more"),
             ("tile", self.tile == 0 or self.tile >= 32, "0, or 32 or more"),
-            ("tile_overlap", 0 <= self.tile_overlap < 1, "0 to below 1"),
+            ("tile_overlap", 0 <= self.tile_overlap <= 0.9, "0 to 0.9"),
             ("iou", 0 < self.iou <= 1, "above 0, to 1"),
         ):
             if not fits:
@@ -139,7 +139,8 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     write_features(weights / "text-features.npz", list(texts.values()), prepared.features, prepared.encoder)
     source = NONE if start is None else start.name
     transferred = _yolo_world_fit.transferred(context.work, source)
-    epochs = len((folder / "results.csv").read_text(encoding="utf-8").splitlines()) - 1
+    rows = (folder / "results.csv").read_text(encoding="utf-8").splitlines()[1:]
+    epochs = len({row.split(",")[0].strip() for row in rows})  # one that was begun again after a kill counts once
     shutil.rmtree(prepared.yaml.parent)
     return Trained(
         parameters=parameters,
@@ -154,6 +155,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
             "prompts": texts,
             "epochs_trained": epochs,
             "rehearsed_images": prepared.rehearsed,
+            "rehearsed_left_out": prepared.rehearsed_left_out,
             "left_out_tiles": prepared.left_out_tiles,
             "forgetting": measure_forgetting(
                 start, scale, weights / _CHECKPOINT, probes, config.text_features, context.work, device

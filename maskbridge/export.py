@@ -47,6 +47,7 @@ class ExportReport:
     changed: list[dict[str, Any]] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    orientation_taken: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Write `export-report.json`."""
@@ -67,6 +68,7 @@ class ExportReport:
                 f"below_{LISTED_BELOW}": len(below),
                 "changed": self.changed,
                 "dropped": self.dropped,
+                "orientation_taken": self.orientation_taken,
                 "images_left_out": {why: {"count": len(names), "files": names} for why, names in self.left_out.items()},
             },
         )

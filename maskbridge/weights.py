@@ -99,13 +99,17 @@ def find_backbone(
     return _find(option, names=[bare, f"tf_{bare}"], what=what, download=download, remedy=remedy)
 
 
-def find_local(names: Sequence[str]) -> Path | None:
+def find_local(names: Sequence[str], accept: Callable[[Path], bool] = lambda _: True) -> Path | None:
     """The first of `names` (as in `find_weights`) in the weights folder or the cache; None if neither has it.
+
+    Args:
+        names: Names, best first.
+        accept: Whether a file that begins so will do.
 
     Raises:
         WeightsError: When `MASKBRIDGE_WEIGHTS` names no folder.
     """
-    return next((path for folder in _folders() if (path := _match(folder, names)) is not None), None)
+    return next((path for folder in _folders() if (path := _match(folder, names, accept)) is not None), None)
 
 
 def fetch(url: str, sha256: str, folder: Path) -> Path:
@@ -199,7 +203,7 @@ def _folders() -> list[Path]:
     return [folder, cache_folder()]
 
 
-def _match(folder: Path, names: Sequence[str]) -> Path | None:
+def _match(folder: Path, names: Sequence[str], accept: Callable[[Path], bool] = lambda _: True) -> Path | None:
     if not folder.is_dir():
         return None
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _SUFFIXES and p.name[0] != ".")
@@ -207,7 +211,7 @@ def _match(folder: Path, names: Sequence[str]) -> Path | None:
         if (folder / name).exists():
             return folder / name
         for path in files:
-            if path.name.startswith(name) and not path.name[len(name)].isalnum():
+            if path.name.startswith(name) and not path.name[len(name)].isalnum() and accept(path):
                 return path
     return None
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from finetune import _yolo_world_text, yolo_world
-from maskbridge.approach import Context
+from maskbridge.approach import Context, TrainData
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, OptionError, WeightsError
@@ -114,6 +114,36 @@ def test_an_official_name_that_does_not_exist_lists_those_that_do(refuse):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("option", ["absent.pt", "runs/x/yolov8s.pt", "https://127.0.0.1:1/yolov8s.pt", "x/y"])
+def test_a_path_that_is_not_there_is_never_looked_up_on_the_network(refuse, monkeypatch, option, tmp_path):
+    from finetune._yolo_world_trainer import Trainer  # noqa: F401, I001
+    from ultralytics.utils import downloads
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(downloads, "safe_download", lambda **_: pytest.fail("fetched"))
+    assert "no such file" in refuse(WeightsError, weights=option)
+
+
+@pytest.mark.slow
+def test_weights_of_another_task_or_name_are_not_taken_for_those_asked_for(monkeypatch, tmp_path):
+    from finetune import _yolo_world_start
+
+    monkeypatch.setenv("MASKBRIDGE_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(_yolo_world_start, "_official", lambda name: Path(f"fetched {name}"))
+    for name in ("yolov8s-seg.pt", "yolov8s-cls.pt", "yolov8s-world.pt", "yolov8s.safetensors", "yolov8s-oiv7.pt"):
+        (tmp_path / name).write_bytes(b"")
+    assert _yolo_world_start._find("auto", "auto").name == "fetched yolov8s-worldv2"
+    assert _yolo_world_start._find("yolov8s", "auto").name == "fetched yolov8s"
+    (tmp_path / "yolov8s_coco_mine.pt").write_bytes(b"")
+    assert _yolo_world_start._find("auto", "auto").name == "yolov8s_coco_mine.pt"
+    assert _yolo_world_start._find("yolov8s", "auto").name == "fetched yolov8s"
+    for name in ("yolov8s.pt", "yolov8m-worldv2-mine.pt"):
+        (tmp_path / name).write_bytes(b"")
+    assert _yolo_world_start._find("yolov8s.pt", "auto").name == "yolov8s.pt"
+    assert _yolo_world_start._find("auto", "auto").name == "yolov8m-worldv2-mine.pt", "a YOLO-World first"
+
+
+@pytest.mark.slow
 def test_official_weights_are_fetched_by_ultralytics_into_the_cache(monkeypatch, tmp_path, server):
     """Ultralytics' own download, its address turned to a server on this machine."""
     from ultralytics.utils import downloads
@@ -151,7 +181,8 @@ def test_weights_that_cannot_be_used_are_one_line_and_never_executed(refuse, tmp
     (tmp_path / "pickle.pt").write_bytes(exploit[1])
     torch.save({"model": exploit[0]}, tmp_path / "torch.pt")
     torch.save({"a": torch.ones(2)}, tmp_path / "tensors.pt")
-    for name in ("text.pt", "empty.pt", "pickle.pt", "torch.pt", "tensors.pt", "absent.pt"):
+    (tmp_path / "named.pth").write_bytes(b"")
+    for name in ("text.pt", "empty.pt", "pickle.pt", "torch.pt", "tensors.pt", "named.pth"):
         line = refuse(WeightsError, weights=str(tmp_path / name))
         assert name in line
         assert "cannot be read as an Ultralytics checkpoint" in line
@@ -287,7 +318,69 @@ def test_a_training_that_was_killed_after_its_last_epoch_is_finished(data, tmp_p
             yolo_world.train(data, config, tmp_path / "weights", context)
     trained = yolo_world.train(data, config, tmp_path / "weights", dataclasses.replace(context, resume=True))
     assert trained.facts["epochs_trained"] == 1
+    assert not (tmp_path / "executed").exists()
     assert (tmp_path / "weights" / "best.pt").stat().st_size < 10e6, "without the optimiser's state"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_a_run_in_the_making_is_not_executed_either(data, tmp_path, exploit):
+    folder = tmp_path / "work" / "ultralytics"
+    folder.mkdir(parents=True)
+    for name in ("resume.pt", "kept-best.pt"):
+        (folder / name).write_bytes(exploit[1])
+    config = yolo_world.Config(weights="none", text_features="hashed", imgsz=64, epochs=1)
+    context = Context(device="cpu", seed=0, work=tmp_path / "work", resume=True)
+    with pytest.raises(WeightsError, match="cannot be read as an Ultralytics checkpoint"):
+        yolo_world.train(data, config, tmp_path / "weights", context)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.slow
+def test_training_that_ended_early_does_not_go_on_when_it_is_resumed(data, tmp_path, monkeypatch):
+    from finetune import _yolo_world_trainer
+
+    def stop(trainer):
+        trainer.stop = True
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    config = yolo_world.Config(weights="none", text_features="hashed", imgsz=64, epochs=50)
+    context = Context(device="cpu", seed=0, work=tmp_path / "work")
+    with monkeypatch.context() as patched:
+        patched.setattr(_yolo_world_trainer, "_set_class_features", _stopping(_yolo_world_trainer, stop))
+        patched.setattr(_yolo_world_trainer.Trainer, "final_eval", killed)
+        with pytest.raises(KeyboardInterrupt):
+            yolo_world.train(data, config, tmp_path / "weights", context)
+    trained = yolo_world.train(data, config, tmp_path / "weights", dataclasses.replace(context, resume=True))
+    assert trained.facts["epochs_trained"] == 1
+
+
+def _stopping(module, stop):
+    """The callback that sets the features, which also has training stopped at the end of its first epoch."""
+    whole = module._set_class_features
+
+    def both(trainer):
+        whole(trainer)
+        trainer.add_callback("on_train_epoch_end", stop)
+
+    return both
+
+
+@pytest.mark.slow
+def test_an_image_that_ultralytics_leaves_out_is_named(zoo_dataset, tmp_path):
+    """It ignores images with a side under 10 px in silence."""
+    import cv2
+
+    folder = shutil.copytree(zoo_dataset, tmp_path / "thin")
+    dataset = Dataset.open(folder)
+    split = dataset.split(0)
+    victim = next(i for i in split.train if dataset.annotations_by_image[i])
+    cv2.imwrite(str(dataset.image_path(victim)), np.zeros((9, 64, 3), dtype=np.uint8))
+    config = yolo_world.Config(weights="none", text_features="hashed", imgsz=64, epochs=1)
+    data = TrainData(dataset=dataset, train=split.train, val=split.val, fold=0)
+    with pytest.raises(DatasetError, match=r"Ultralytics cannot read images; found 1 of .*sides of 10 px or more"):
+        yolo_world.train(data, config, tmp_path / "weights", Context(device="cpu", seed=0, work=tmp_path / "work"))
 
 
 @pytest.mark.slow
@@ -325,18 +418,19 @@ def test_too_little_memory_says_what_to_lower(plates, sealed):
 @pytest.mark.slow
 def test_ultralytics_does_not_halve_the_batch_in_silence(refuse, monkeypatch, tmp_path):
     """On a GPU it retries with half the batch: another training than was asked for."""
-    from ultralytics.models.yolo.detect import DetectionTrainer
-
     from finetune import _yolo_world_trainer
 
-    def full(self, batch):
-        raise RuntimeError("CUDA out of memory")
+    def full_once(self, batch):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory")
+        return whole(self, batch)
 
-    monkeypatch.setattr(_yolo_world_trainer.Trainer, "preprocess_batch", full)
-    assert DetectionTrainer.preprocess_batch is not full
-    assert "too little memory; found --batch 16, --imgsz 64; try --batch 8" in refuse(
-        OptionError, imgsz=64, batch=16, untouched=False
-    )
+    calls, whole = [], _yolo_world_trainer.Trainer.preprocess_batch
+    monkeypatch.setattr(_yolo_world_trainer.Trainer, "preprocess_batch", full_once)
+    line = refuse(OptionError, imgsz=64, batch=16, epochs=1, untouched=False)
+    assert "too little memory; found --batch 16, --imgsz 64; try --batch 8" in line
+    assert len(calls) == 1
 
 
 @pytest.mark.slow
@@ -399,8 +493,16 @@ def test_rehearsed_images_are_mixed_in_and_their_types_are_not_predicted(command
     _, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     run = Run.open(path)
-    report = run.info["facts"]["rehearsed_images"]
-    assert report == sum(run.info["trained_on"].values())
+    facts = run.info["facts"]
+    fold = Dataset.open(plates).split(0)
+    assert facts["rehearsed_images"] == sum(run.info["trained_on"].values())
+    assert facts["rehearsed_left_out"] == 0, "fold 0 of the same images: its train is ours"
+    leaking = command("train", "yolo-world", plates, sealed / "leak", *tiny, "--epochs", 1, "--fold", 1,
+                      "--rehearse", plates)  # fmt: skip
+    _, err = leaking.communicate(timeout=500)
+    assert leaking.returncode == 0, err
+    ours = set(Dataset.open(plates).split(1).train)
+    assert Run.open(sealed / "leak").info["facts"]["rehearsed_left_out"] == len(set(fold.train) - ours) > 0
     from finetune._yolo_world_models import load
 
     model = load(run.weights / "best.pt")

@@ -52,6 +52,18 @@ def test_two_types_with_one_prompt_are_refused(dataset):
         prompts(with_types(dataset, ["a_b", "a b"]))
 
 
+def test_prompts_that_clip_reads_alike_are_the_same(dataset):
+    with pytest.raises(OptionError, match="the same prompt"):
+        prompts(dataset, ["chip=A  Dent", "stain=a dent"])
+    with pytest.raises(OptionError, match="the same prompt"):
+        prompts(with_types(dataset, ["Scratch", "scratch"]))
+
+
+def test_a_name_with_outer_spaces_is_refused(dataset):
+    with pytest.raises(DatasetError, match="begins or ends with a space"):
+        prompts(with_types(dataset, ["chip "]))
+
+
 def test_a_name_that_ultralytics_would_cut_is_refused(dataset):
     with pytest.raises(DatasetError, match="has a slash, where YOLO-World cuts names; found chip/rim"):
         prompts(with_types(dataset, ["chip/rim"]))

@@ -144,9 +144,9 @@ def test_the_encoder_is_fetched_by_its_pinned_hash_once(nothing_at_hand, server,
     (folder / "ViT-B-32.pt").write_bytes(b"weights")
     monkeypatch.setattr(text, "WEIGHTS_URL", f"{url}/ViT-B-32.pt")
     monkeypatch.setattr(text, "WEIGHTS_SHA256", sha256_file(folder / "ViT-B-32.pt"))
-    assert text.encoder_name().endswith("ViT-B-32.pt")
+    assert f"ViT-B-32.pt, SHA-256 {text.WEIGHTS_SHA256}" in text.encoder_name()
     (folder / "ViT-B-32.pt").unlink()
-    assert text.encoder_name().endswith("ViT-B-32.pt")
+    assert "ViT-B-32.pt" in text.encoder_name()
     assert (nothing_at_hand / "ViT-B-32.pt").read_bytes() == b"weights"
 
 
@@ -170,6 +170,13 @@ def test_a_torchscript_file_that_is_not_openais_is_never_opened(monkeypatch, tmp
     with pytest.raises(WeightsError, match="is not OpenAI's file, and a TorchScript file is a program"):
         text_features("auto", PROMPTS)
     assert not (tmp_path / "executed").exists()
+
+
+def test_weights_of_another_clip_beside_the_right_ones_are_not_taken(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASKBRIDGE_WEIGHTS", str(tmp_path))
+    for name in ("ViT-B-32-256.pt", "ViT-B-32-laion2b_s34b.safetensors", "ViT-B-32.pt"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert "ViT-B-32.pt, " in text.encoder_name()
 
 
 @pytest.fixture

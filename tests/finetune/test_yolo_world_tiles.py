@@ -36,16 +36,15 @@ def test_windows_cover_the_image_are_of_one_size_and_those_of_prediction(size_hw
         assert place.bottom - place.top == min(tile, size_hw[0])
         assert place.right - place.left == min(tile, size_hw[1])
     assert covered.all()
-    if overlap:
-        seen = []
-        slicer = InferenceSlicer(
-            callback=lambda crop: seen.append(crop.shape[:2]) or Detections.empty(),
-            slice_wh=tile,
-            overlap_wh=overlap_pixels(tile, overlap),
-        )
-        slicer(np.zeros((*size_hw, 3), dtype=np.uint8))
-        assert len(seen) == len(found)
-        assert set(seen) == {(min(tile, size_hw[0]), min(tile, size_hw[1]))}
+    places = np.dstack([*np.meshgrid(np.arange(size_hw[1]), np.arange(size_hw[0])), np.zeros(size_hw, dtype=int)])
+    seen = []
+
+    def look(crop):
+        seen.append(Window(*crop[0, 0, :2], *(crop[-1, -1, :2] + 1)))
+        return Detections.empty()
+
+    InferenceSlicer(callback=look, slice_wh=tile, overlap_wh=overlap_pixels(tile, overlap))(places.astype(np.int32))
+    assert seen == found
 
 
 def test_a_tile_holds_the_pixels_and_the_exact_box_of_what_is_inside(cut):

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from maskbridge.dataset import read_image
+from maskbridge.orientation import take_orientation
+
+#: An EXIF block that says: turned by a quarter (TIFF, one entry: tag 0x0112, SHORT, 6).
+QUARTER_TURN = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+
+
+@pytest.fixture
+def photo_file(tmp_path, photo):
+    """A JPEG of 40 x 60, with an orientation or without."""
+
+    def write(name="a.jpg", exif=b""):
+        path = tmp_path / name
+        data = cv2.imencode(".jpg", photo(0, (40, 60)))[1].tobytes()
+        if exif:
+            block = b"Exif\0\0" + exif
+            data = data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:]
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def test_the_orientation_of_a_jpeg_goes_and_its_pixels_stay(photo_file):
+    path = photo_file(exif=QUARTER_TURN)
+    assert cv2.imread(str(path)).shape == (60, 40, 3), "other programs turn it"
+    stored = read_image(path)
+    assert take_orientation(path)
+    np.testing.assert_array_equal(cv2.imread(str(path))[:, :, ::-1], stored)
+    assert not take_orientation(path)
+
+
+def test_a_file_that_shares_its_content_keeps_it(photo_file, tmp_path):
+    path = photo_file(exif=QUARTER_TURN)
+    before = path.read_bytes()
+    os.link(path, tmp_path / "export.jpg")
+    assert take_orientation(tmp_path / "export.jpg")
+    assert path.read_bytes() == before
+
+
+def test_a_file_without_an_orientation_is_not_touched(photo_file):
+    for path in (photo_file(), photo_file("upright.jpg", QUARTER_TURN.replace(b"\x06", b"\x01"))):
+        before = path.read_bytes()
+        assert not take_orientation(path)
+        assert path.read_bytes() == before
+
+
+def test_the_yolo_export_has_no_orientation_and_says_so(tmp_path, source, photo):
+    from converters import yolo
+    from maskbridge.convert import ConvertOptions, convert
+    from maskbridge.dataset import Dataset
+    from maskbridge.export import ExportOptions
+    from maskbridge.files import read_json
+
+    folder = next((source / "train" / "good").iterdir())
+    block = b"Exif\0\0" + QUARTER_TURN
+    data = cv2.imencode(".jpg", photo(1, (40, 60)))[1].tobytes()
+    turned = folder.with_name("turned.jpg")
+    turned.write_bytes(data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:])
+    convert("mvtec", source, tmp_path / "dataset", ConvertOptions())
+    yolo.export(Dataset.open(tmp_path / "dataset"), tmp_path / "yolo", ExportOptions())
+    assert read_json(tmp_path / "yolo" / "export-report.json")["orientation_taken"] == ["train/good/turned.jpg"]
+    exported = next((tmp_path / "yolo" / "images" / "train").glob("*turned.jpg"))
+    assert cv2.imread(str(exported)).shape == (40, 60, 3)
+    assert cv2.imread(str(turned)).shape == (60, 40, 3), "the source keeps its own"
