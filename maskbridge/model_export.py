@@ -13,14 +13,17 @@ from maskbridge.options import from_stored
 from maskbridge.predictions import Run
 
 
-def export_run(path: Path, out: Path, format: str, *, overwrite: bool = False) -> None:
+def export_run(path: Path, out: Path | None, format: str, *, overwrite: bool = False) -> Path:
     """Write a run's model in a format that its approach offers.
 
     Args:
         path: A run of one fold.
-        out: File to write.
+        out: File to write; by default one beside the run's checkpoint, named by approach and format.
         format: One of the approach's `MODEL_FORMATS`.
         overwrite: Replace a file that is there.
+
+    Returns:
+        The file.
 
     Raises:
         RunError: When the run is a merged cross-validation, or `out` is taken.
@@ -38,7 +41,9 @@ def export_run(path: Path, out: Path, format: str, *, overwrite: bool = False) -
         )
     if run.info["fold"] == "all":
         raise RunError("is a merged cross-validation", where=run.path, remedy=f"export one fold: {run.path}/fold0")
+    out = out or run.weights / f"{name}.{format}"
     if out.is_dir() or (out.exists() and not overwrite):
         raise RunError("is in the way", where=out, remedy="name another file, or add --overwrite")
     config = from_stored(approach.Config, run.info["options"], run.path / "run.json")
     approach.export_model(format, config, run.weights, out)
+    return out

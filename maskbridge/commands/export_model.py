@@ -10,7 +10,9 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the arguments of the command."""
     parser.add_argument("run_path", type=Path, metavar="RUN", help="trained run of one fold")
-    parser.add_argument("out", type=Path, metavar="OUT", help="file to write")
+    parser.add_argument(
+        "out", type=Path, nargs="?", metavar="OUT", help="file to write (default: RUN/weights/APPROACH.FORMAT)"
+    )
     parser.add_argument(
         "--format", required=True, metavar="F", help="what the run's approach offers: onnx (yolo-world), …"
     )
@@ -21,6 +23,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
     from maskbridge.model_export import export_run
 
-    export_run(arguments.run_path, arguments.out, arguments.format, overwrite=arguments.overwrite)
-    print(arguments.out)
+    print(export_run(arguments.run_path, arguments.out, arguments.format, overwrite=arguments.overwrite))
     return 0

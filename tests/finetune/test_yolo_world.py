@@ -18,6 +18,7 @@ from maskbridge.approach import Context, TrainData
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, OptionError, WeightsError
+from maskbridge.files import write_json
 from maskbridge.predictions import Run
 
 PROMPTS = ["plate chip", "plate scratch", "plate stain"]
@@ -441,6 +442,8 @@ def test_the_onnx_file_gives_the_same_boxes(surer, plates, tmp_path):
 
     process_path = tmp_path / "defects.onnx"
     assert main(["export-model", str(surer.path), str(process_path), "--format", "onnx"]) == 0
+    assert main(["export-model", str(surer.path), "--format", "onnx"]) == 0
+    assert (surer.weights / "yolo-world.onnx").is_file()
     session = onnxruntime.InferenceSession(str(process_path), providers=["CPUExecutionProvider"])
     dataset = Dataset.open(plates)
     count = 0
@@ -474,9 +477,13 @@ def test_the_onnx_file_gives_the_same_boxes(surer, plates, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_is_not_exported_where_it_cannot_be(trained, refused, tmp_path):
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    write_json(merged / "run.json", {**trained.info, "fold": "all"})
     assert "is not exported in this format; found coreml; expected onnx" in refused(
         "export-model", trained.path, tmp_path / "x", "--format", "coreml"
     )
+    assert "is a merged cross-validation" in refused("export-model", merged, tmp_path / "x", "--format", "onnx")
     (tmp_path / "taken.onnx").write_text("mine")
     assert "is in the way" in refused("export-model", trained.path, tmp_path / "taken.onnx", "--format", "onnx")
 
