@@ -214,7 +214,7 @@ def cpu_seconds(call: Any) -> float:
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
 
-def overhead(out: Path, epochs: int = 10, times: int = 5) -> None:
+def overhead(out: Path, epochs: int = 8, times: int = 5) -> None:
     """CPU seconds, ours : plain, with glibc's own memory settings and with the same ones for both."""
     dataset = bottle(out)
     data = export(dataset, out / "labels" / "overhead", 0)
@@ -241,7 +241,7 @@ def overhead(out: Path, epochs: int = 10, times: int = 5) -> None:
               f"({min(ratios):.3f} to {max(ratios):.3f}), {epochs} epochs")  # fmt: skip
 
 
-def tiles(out: Path, folds: int = 3) -> None:
+def tiles(out: Path, folds: int = 2) -> None:
     """Bottle, 900 x 900: four tiles of 500 px and the whole image at 144 px, at the cost of one image at 320 px."""
     dataset = bottle(out)
     for fold in range(folds):
