@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune._yolo_world_prompts import MOST_TYPES, as_read, default_prompt
-from finetune._yolo_world_text import Features, encoder_name, text_features, write_features
+from finetune._yolo_world_text import Features, source_name, text_features, write_features
 from finetune._yolo_world_tiles import tiled
 from maskbridge import plugins
 from maskbridge.approach import Context, TrainData
@@ -25,7 +25,6 @@ from maskbridge.errors import DatasetError, OptionError
 from maskbridge.export import ExportOptions
 from maskbridge.files import read_json, write_text
 from maskbridge.progress import say
-from maskbridge.weights import AUTO
 
 if TYPE_CHECKING:
     from finetune.yolo_world import Config
@@ -73,6 +72,13 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     if rehearsed is not None:
         numbers = _add_classes(texts, rehearsed)
         rehearsed, leaking = _without_held_out(rehearsed, data)
+        if not any(rehearsed.annotations_by_image[i] for i in rehearsed.split(0).train):
+            raise OptionError(
+                "--rehearse has no image with a defect that this fold is not stopped early or tested on",
+                where=rehearsed.path,
+                found=f"{leaking} such images",
+                remedy="name another dataset",
+            )
     features = text_features(config.text_features, list(texts.values()), context.work / CACHE)
     _refuse_equal(features, list(texts))
     out = context.work / "yolo"
@@ -88,9 +94,11 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     defective = sum(bool(dataset.annotations_by_image[i]) for i in dataset.split(fold).train)
     extra = 0 if rehearsed is None else _add_images(out, rehearsed, numbers, options)
     write_text(out / "data.yaml", _yaml(texts, rehearse=rehearsed is not None))
-    encoder = encoder_name() if config.text_features == AUTO else Path(config.text_features).name
+    encoder = source_name(config.text_features)
     write_features(out / CACHE, list(texts), features, encoder)
     shutil.rmtree(context.work / "tiles", ignore_errors=True)  # the export has linked them
+    if rehearsed is not None:
+        say(f"yolo-world: {extra} images rehearsed, {leaking} left out that this fold is stopped early or tested on")
     if left_out:
         say(f"yolo-world: {left_out} tiles with a sliver of a defect left out")
     own = features[: len(prompts)]

@@ -86,10 +86,10 @@ def amp_of(precision: str, device: str) -> bool | str:
     """Ultralytics' `amp` of a precision.
 
     Raises:
-        OptionError: For fp16 on a CPU.
+        OptionError: For half precision on a CPU, which Ultralytics does not train in.
     """
-    if precision == "fp16" and device == "cpu":
-        raise OptionError("fp16 is for a GPU", found="--precision fp16", remedy="use fp32 or bf16 on a CPU")
+    if precision in ("fp16", "bf16") and device == "cpu":
+        raise OptionError("half precision is for a GPU", found=f"--precision {precision}", remedy="use fp32 on a CPU")
     choices: dict[str, bool | str] = {"auto": device != "cpu", "fp32": False, "fp16": True, "bf16": "bf16"}
     return choices[precision]
 

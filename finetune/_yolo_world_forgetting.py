@@ -48,6 +48,8 @@ def probe_images(folder: str = "") -> list[tuple[str, npt.NDArray[np.uint8]]]:
     Raises:
         OptionError: When the folder has no image.
     """
+    if folder and not Path(folder).is_dir():
+        raise OptionError("--probe is no folder", where=folder, expected="a folder of images")
     if folder:
         paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _SUFFIXES)
         if not paths:

@@ -63,8 +63,16 @@ def load(checkpoint: Path) -> Any:
         raise WeightsError(
             "cannot be read as an Ultralytics checkpoint",
             where=checkpoint,
-            found=str(error).split("\n", 1)[0][:200],
+            found=_plainly(error),
         ) from error
+
+
+def _plainly(error: BaseException) -> str:
+    """What went wrong, without Ultralytics' advice on models of its own."""
+    text = str(error).split("\n", 1)[0]
+    if "outside the supported" in text or "yolo predict" in text:
+        return "no checkpoint, or objects in it that are not Ultralytics' own"
+    return text[:200]
 
 
 def asked_for(checkpoint: Path, scale: str, names: Sequence[str], features: Features) -> Any:
@@ -112,6 +120,10 @@ def keep_classes(checkpoint: Path, names: list[str], out: Path) -> int:
     if len(model.names) != len(names):
         set_features(model, model.txt_feats[0, : len(names)])
         model.nc, model.names = len(names), dict(enumerate(names))
+    for told in (content.get("train_args"), getattr(model, "args", None)):
+        for key in ("data", "project", "save_dir", "model", "pretrained", "resume"):
+            if isinstance(told, dict) and isinstance(told.get(key), str):
+                told[key] = Path(told[key]).name  # a checkpoint that is passed on need not tell where it was made
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(out, buffer.getvalue())

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+from maskbridge.approach import TrainData
 from maskbridge.errors import OptionError, WeightsError
+from maskbridge.run_info import read_run_info
 from maskbridge.weights import AUTO, NONE, cache_folder, find_local
 
 SCALES = tuple("nsmlx")
@@ -50,6 +53,40 @@ def start_weights(option: str, scale: str) -> tuple[Path | None, str]:
     return path, found
 
 
+def refuse_of_another_fold(start: Path | None, data: TrainData) -> None:
+    """Refuse a checkpoint of ours that has seen images which this fold is stopped early or tested on.
+
+    Raises:
+        OptionError: When it is of another fold of the same dataset, or of all.
+    """
+    info = _run_of(start)
+    if info is None or info["dataset"]["annotations_sha256"] != data.dataset.annotations_sha256:
+        return
+    same_splits = info["dataset"]["splits_sha256"] == data.dataset.splits_sha256
+    if not (same_splits and info["fold"] == data.fold):
+        raise OptionError(
+            "start weights were trained on another fold of the same images",
+            where=start,
+            found=f"fold {info['fold']}",
+            expected=f"fold {data.fold}" if same_splits else "weights from elsewhere",
+        )
+
+
+def source_of(start: Path | None) -> str:
+    """Where start weights came from, for run.json: through a run of ours to where that one started."""
+    if start is None:
+        return NONE
+    info = _run_of(start)
+    return start.name if info is None else f"{info.get('weights_from', 'unknown')}, {start.name} of a run"
+
+
+def _run_of(start: Path | None) -> dict[str, Any] | None:
+    """run.json of the run whose `weights/` a checkpoint lies in."""
+    if start is None or not (start.resolve().parents[1] / "run.json").is_file():
+        return None
+    return read_run_info(start.resolve().parents[1])
+
+
 def _find(option: str, scale: str) -> Path:
     if option == AUTO:
         scales = SCALES[1:] + SCALES[:1] if scale == AUTO else (scale,)
@@ -61,6 +98,8 @@ def _find(option: str, scale: str) -> Path:
     path = Path(option).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        raise WeightsError("is a folder", where=path, expected="a checkpoint, such as RUN/weights/best.pt")
     name = option.removesuffix(".pt")
     if name in OFFICIAL:
         local = find_local([f"{name}.pt"])
@@ -95,16 +134,17 @@ def _official(name: str) -> Path:
     try:
         found = Path(attempt_download_asset(target))
     except Exception as error:  # Ultralytics raises whatever its HTTP client does
-        raise _no_weights(target) from error
+        raise _no_weights(target, error) from error
     if not found.is_file():
-        raise _no_weights(target)
+        raise _no_weights(target, "nothing was fetched")
     return found
 
 
-def _no_weights(target: Path) -> WeightsError:
+def _no_weights(target: Path, reason: object) -> WeightsError:
     return WeightsError(
         "start weights cannot be had",
         where=target.name,
+        found=str(reason).split("\n", 1)[0][:200],
         expected=f"{target.name} in MASKBRIDGE_WEIGHTS or {target.parent}",
         remedy="give a YOLOv8 or YOLO-World checkpoint with --weights FILE, or --weights none for a random start",
     )

@@ -133,6 +133,16 @@ def encoder_name() -> str:
     return f"open-clip-torch {ARCHITECTURE}, {path.name}, SHA-256 {sha256_file(path)}"
 
 
+def source_name(option: str) -> str:
+    """What features of an option come from, for run.json; the stand-in is marked also where a file holds it."""
+    if option == AUTO:
+        return encoder_name()
+    if option == HASHED:
+        return HASHED
+    encoder = _read(Path(option))[2]
+    return HASHED if encoder == HASHED else Path(option).name
+
+
 def hashed(prompt: str) -> Features:
     """A fixed random direction for a text: it tells classes apart, and means nothing."""
     seed = int.from_bytes(hashlib.sha256(prompt.encode("utf-8")).digest()[:8], "big")
@@ -168,6 +178,8 @@ def write_features(path: Path, texts: Sequence[str], features: Features, encoder
 
 def _read(path: Path) -> tuple[list[str], npt.NDArray[np.float64], str]:
     """Texts, features (unchecked) and the encoder's name (empty where the file has none)."""
+    if not path.exists():
+        raise WeightsError("no such file", where=path, expected=f"{AUTO}, {HASHED}, or an .npz of text features")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             encoder = str(archive["encoder"]) if "encoder" in archive else ""
@@ -186,7 +198,7 @@ def _read(path: Path) -> tuple[list[str], npt.NDArray[np.float64], str]:
         raise WeightsError(
             "cannot be read as text features",
             where=path,
-            found=error,
+            found="no array file, or objects in it" if "pickle" in str(error) else error,
             expected="an .npz with names and features",
         ) from error
 

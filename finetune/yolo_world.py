@@ -21,13 +21,14 @@ import numpy as np
 from finetune._yolo_world_data import prepare, refuse_without_defects
 from finetune._yolo_world_forgetting import measure_forgetting, probe_images
 from finetune._yolo_world_prompts import prompts as prompts_of
-from finetune._yolo_world_start import SCALES, start_weights
+from finetune._yolo_world_start import SCALES, refuse_of_another_fold, source_of, start_weights
 from finetune._yolo_world_text import HASHED, write_features
 from finetune._yolo_world_tiles import Detections, detect_tiled
 from maskbridge.approach import Context, Detection, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import read_image
 from maskbridge.errors import OptionError, WeightsError
-from maskbridge.weights import AUTO, NONE
+from maskbridge.progress import say
+from maskbridge.weights import AUTO
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("iou", "tile", "tile_overlap")
@@ -91,7 +92,8 @@ class Config:
     rehearse: str = ""
     """dataset whose defective training images are mixed in, against forgetting; its types are not predicted"""
     probe: str = ""
-    """folder of images on which forgetting is measured, instead of three photographs that Ultralytics brings along"""
+    """folder of images on which forgetting is measured, instead of three photographs that Ultralytics and matplotlib
+    bring along"""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -132,26 +134,26 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     device = _yolo_world_models.device_name(context.device)
     _yolo_world_fit.amp_of(config.precision, device)  # refused before anything is written
     start, scale = start_weights(config.weights, config.scale)
+    refuse_of_another_fold(start, data)
     prepared = prepare(data, texts, config, context)
     folder = _yolo_world_fit.fit(config, context, prepared, start=start, scale=scale, device=device)
     best = folder / "weights" / "best.pt"
     parameters = _yolo_world_models.keep_classes(best, list(texts), weights / _CHECKPOINT)
     write_features(weights / "text-features.npz", list(texts.values()), prepared.features, prepared.encoder)
-    source = NONE if start is None else start.name
+    source = source_of(start)
     transferred = _yolo_world_fit.transferred(context.work, source)
     rows = (folder / "results.csv").read_text(encoding="utf-8").splitlines()[1:]
     epochs = len({row.split(",")[0].strip() for row in rows})  # one that was begun again after a kill counts once
     shutil.rmtree(prepared.yaml.parent)
+    say(f"yolo-world: {epochs} of at most {config.epochs} epochs trained")
     return Trained(
         parameters=parameters,
-        weights_from=source if config.text_features != HASHED else f"{source}, text features {HASHED}",
+        weights_from=source if prepared.encoder != HASHED else f"{source}, text features {HASHED}",
         trained_on={"good": prepared.good, "defective": prepared.defective},
         facts={
             "scale": scale,
             "tensors_transferred": transferred,
-            "text_features": config.text_features
-            if config.text_features in (AUTO, HASHED)
-            else Path(config.text_features).name,
+            "text_features": prepared.encoder,
             "prompts": texts,
             "epochs_trained": epochs,
             "rehearsed_images": prepared.rehearsed,

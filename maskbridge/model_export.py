@@ -42,7 +42,9 @@ def export_run(path: Path, out: Path | None, format: str, *, overwrite: bool = F
     if run.info["fold"] == "all":
         raise RunError("is a merged cross-validation", where=run.path, remedy=f"export one fold: {run.path}/fold0")
     out = out or run.weights / f"{name}.{format}"
-    if out.is_dir() or (out.exists() and not overwrite):
+    if out.is_dir():
+        raise RunError("is a folder", where=out, expected="a file to write")
+    if out.exists() and not overwrite:
         raise RunError("is in the way", where=out, remedy="name another file, or add --overwrite")
     config = from_stored(approach.Config, run.info["options"], run.path / "run.json")
     approach.export_model(format, config, run.weights, out)

@@ -49,7 +49,8 @@ def claim(path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool)
         if not resume:
             raise RunError("is a finished run", where=path, remedy="name another, or add --overwrite")
         run = Run.open(path)
-        _refuse_other(path, run.info, info)
+        trained = run.info.get("trained_options", run.info["options"])  # `predict` may have changed some since
+        _refuse_other(path, {**run.info, "options": trained}, info)
         return run
     elif started.is_file():
         if not resume:
@@ -74,12 +75,15 @@ def _refuse_other(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, An
     for key in _DECIDING:
         found, expected = stored.get(key), wanted[key]
         if found != expected and not (key == "dataset" and _same_content(found, expected)):
+            if isinstance(found, dict) and isinstance(expected, dict):  # what differs alone
+                names = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+                found, expected = ({n: each[n] for n in names if n in each} for each in (found, expected))
             raise RunError(
                 f"was started with other {key}",
                 where=path,
                 found=found,
                 expected=expected,
-                remedy="add --overwrite",
+                remedy="give the same ones, or add --overwrite",
             )
 
 

@@ -66,6 +66,7 @@ class _RunInfo(TypedDict, total=False):
     dataset: Required[_RunDataset]
     fold: Required[int | Literal["official", "all"]]
     options: Required[dict[str, Any]]
+    trained_options: dict[str, Any]
     seed: int | None
     device: str | None
     weights_from: str | None

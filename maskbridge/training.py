@@ -160,7 +160,10 @@ def predict_run(
             )
         shutil.rmtree(run.path / "predictions", ignore_errors=True)  # none of them is of these options
         write_predictions(run.path, "val", _predict(approach, run, dataset, split.val, config, context))
-        run = run.save(options=options, thresholds={str(fold): fold_thresholds(run, dataset)})
+        changed = ", ".join(f"{k} {run.info['options'].get(k)} -> {v}" for k, v in (changes or {}).items())
+        say(f"{run.path}: from now on {changed}; thresholds are fitted anew on val")
+        trained = run.info.get("trained_options", run.info["options"])
+        run = run.save(options=options, trained_options=trained, thresholds={str(fold): fold_thresholds(run, dataset)})
     clock = Clock()
     with PhaseMeter() as predicting:
         write_predictions(run.path, part, clock.measure(_predict(approach, run, dataset, image_ids, config, context)))

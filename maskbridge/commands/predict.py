@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         module = plugins.load("approach", approach)
         fields = getattr(module, "PREDICT_OPTIONS", ())
         if fields:
-            group = parser.add_argument_group(f"options of {approach}; what is not given stays as it was trained")
+            group = parser.add_argument_group(f"options of {approach}; what is not given stays as it is in the run")
             add_options(group, module.Config, fields)
 
 

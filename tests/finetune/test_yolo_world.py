@@ -96,6 +96,23 @@ def test_a_gpu_that_is_not_there_is_one_line(refuse, device, words, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_on_a_cpu_is_refused_before_anything_is_written(refuse, precision):
+    assert f"half precision is for a GPU; found --precision {precision}" in refuse(OptionError, precision=precision)
+
+
+@pytest.mark.slow
+def test_weights_of_a_run_of_another_fold_are_refused_and_their_start_is_told(trained, refuse, data):
+    from finetune._yolo_world_start import source_of
+
+    best = trained.weights / "best.pt"
+    line = refuse(OptionError, data=dataclasses.replace(data, fold=1), weights=str(best))
+    assert "start weights were trained on another fold of the same images; found fold 0; expected fold 1" in line
+    assert source_of(best) == "none, text features hashed, best.pt of a run", "still marked"
+    assert "is a folder" in refuse(WeightsError, weights=str(trained.path))
+
+
+@pytest.mark.slow
 def test_devices_are_named_as_ultralytics_does(monkeypatch):
     import torch
 
@@ -224,6 +241,7 @@ def test_run_json_marks_random_weights_and_hashed_text(trained, plates):
     assert info["trained_on"] == {"good": round(0.2 * defective), "defective": defective}
     assert info["parameters"] > 1e6
     kept = _yolo_world_text.read_features(trained.weights / "text-features.npz")
+    assert _yolo_world_text.source_name(str(trained.weights / "text-features.npz")) == "hashed", "marked in a file too"
     assert list(kept) == PROMPTS
 
 

@@ -79,7 +79,9 @@ def test_a_file_that_holds_no_features_is_told_in_one_line(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     for name in (*contents, "zip.npz", "other.npz", "scalar.npz", "texts.npz", "array.npy", "absent.npz", "."):
-        with pytest.raises(WeightsError, match="cannot be read as text features") as caught:
+        with pytest.raises(
+            WeightsError, match=r"cannot be read as text features|no such file; expected auto"
+        ) as caught:
             text_features(str(tmp_path / name), PROMPTS)
         assert "\n" not in str(caught.value)
 

@@ -273,6 +273,13 @@ def test_changed_options_are_kept_refit_the_thresholds_on_val_and_drop_older_pre
     assert not changed.has("test")
 
 
+def test_a_run_whose_prediction_was_changed_is_still_the_one_that_was_trained(train, fake, tiles):
+    predict_run(train(fold=0), tiles, "test", changes={"factor": 10.0})
+    assert train(fold=0, resume=True).info["options"]["factor"] == 10.0
+    with pytest.raises(RunError, match=r"other options; found \{'factor': 1.0\}; expected \{'factor': 10.0\}"):
+        train(fake.Config(factor=10.0), fold=0, resume=True)
+
+
 def test_options_that_stay_as_they_were_are_no_change(train, tiles, fake):
     run = predict_run(train(fold=0), tiles, "test")
     fake.asked.clear()
