@@ -48,6 +48,7 @@ ARMS: dict[str, list[str]] = {
     "optimizer auto": ["--optimizer", "auto"],
     "batch 16": ["--batch", "16"],
     "epochs 80": ["--epochs", "80"],
+    "labels polygons": ["--labels", "polygons"],
     "tile 200, imgsz 144": ["--tile", "200", "--imgsz", "144"],  # at the same cost: four tiles and the whole image
 }
 #: Options of prediction, tried on the models of the first arm.

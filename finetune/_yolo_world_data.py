@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 #: Text features by prompt in the scratch folder, kept between starts of one training; by class name beside `data.yaml`.
 CACHE = "text-features.npz"
 
+#: Export format of each kind of labels; every image has labels of one kind, or Ultralytics drops the polygons.
+FORMATS = {"boxes": "yolo", "polygons": "yolo-seg"}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -89,10 +92,10 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
         )
         fold = 0
     options = ExportOptions(fold=fold, negatives=config.negatives, seed=context.seed, overwrite=True)
-    plugins.load("format", "yolo").export(dataset, out, options)
+    plugins.load("format", FORMATS[config.labels]).export(dataset, out, options)
     count = read_json(out / "export-report.json")["images"]["train"]
     defective = sum(bool(dataset.annotations_by_image[i]) for i in dataset.split(fold).train)
-    extra = 0 if rehearsed is None else _add_images(out, rehearsed, numbers, options)
+    extra = 0 if rehearsed is None else _add_images(out, rehearsed, numbers, options, FORMATS[config.labels])
     write_text(out / "data.yaml", _yaml(texts, rehearse=rehearsed is not None))
     encoder = source_name(config.text_features)
     write_features(out / CACHE, list(texts), features, encoder)
@@ -156,10 +159,10 @@ def _refuse_equal(features: Features, names: list[str]) -> None:
             )
 
 
-def _add_images(out: Path, rehearsed: Dataset, numbers: Mapping[int, int], options: ExportOptions) -> int:
+def _add_images(out: Path, rehearsed: Dataset, numbers: Mapping[int, int], options: ExportOptions, format: str) -> int:
     """Put the defective training images of fold 0 of another dataset beside ours; its good ones by `--negatives`."""
     side = out.with_name("rehearsed")
-    plugins.load("format", "yolo").export(
+    plugins.load("format", format).export(
         rehearsed, side, ExportOptions(fold=0, negatives=options.negatives, seed=options.seed, overwrite=True)
     )
     for label in sorted((side / "labels" / "train").glob("*.txt")):

@@ -75,6 +75,9 @@ class Config:
     """layers kept as they start, counted from the image; the backbone of YOLO-World is the first 10"""
     mosaic: float = 1.0
     """share of training images that are mosaics of four, until ten epochs before the end"""
+    labels: Literal["boxes", "polygons"] = "boxes"
+    """what Ultralytics is given in training: exact boxes, or exact polygons, of which it takes the box again after it
+    has moved, scaled and cut an image"""
     negatives: str = "0.2"
     """good images in training: all, a number, or a ratio to the defective ones"""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
