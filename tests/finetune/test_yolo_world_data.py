@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from finetune import yolo_world
+from finetune._yolo_world_data import prepare
+from finetune._yolo_world_prompts import prompts
+from finetune._yolo_world_text import read_features
+from maskbridge.approach import Context
+from maskbridge.dataset import Dataset
+from maskbridge.errors import OptionError
+
+HASHED = {"weights": "none", "text_features": "hashed"}
+
+
+@pytest.fixture
+def prepared(data, tmp_path):
+    """Prepare with options; the folder of labels, and what is said of it."""
+
+    def run(**options):
+        context = Context(device="cpu", seed=0, work=tmp_path / "work")
+        done = prepare(data, prompts(data.dataset), yolo_world.Config(**HASHED, **options), context)
+        return done.yaml.parent, done
+
+    return run
+
+
+def words(folder, part="train"):
+    return [
+        line.split() for path in sorted((folder / "labels" / part).iterdir()) for line in path.read_text().splitlines()
+    ]
+
+
+def test_labels_are_boxes_or_polygons_of_the_same_instances(prepared, data):
+    instances = sum(len(data.dataset.annotations_by_image[i]) for i in data.train)
+    folder, _ = prepared()
+    boxes = words(folder)
+    assert {len(line) for line in boxes} == {5}
+    folder, _ = prepared(labels="polygons")
+    polygons = words(folder)
+    assert min(len(line) for line in polygons) >= 7
+    assert len(boxes) == len(polygons) == instances
+    assert [line[0] for line in boxes] == [line[0] for line in polygons]
+    for box, polygon in zip(boxes, polygons, strict=True):
+        x, y, w, h = map(float, box[1:])
+        corners = np.array(polygon[1:], dtype=float).reshape(-1, 2)
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        np.testing.assert_allclose([*low, *high], [x - w / 2, y - h / 2, x + w / 2, y + h / 2], atol=0.02)
+
+
+def test_every_image_has_a_label_file_and_every_class_its_features(prepared):
+    """A missing label file would silently be background."""
+    folder, done = prepared()
+    for part in ("train", "val", "test"):
+        images = {path.stem for path in (folder / "images" / part).iterdir()}
+        assert images == {path.stem for path in (folder / "labels" / part).iterdir()}
+    assert list(read_features(folder / "text-features.npz")) == ["chip", "scratch", "stain"]
+    assert done.good + done.defective == len(list((folder / "images" / "train").iterdir()))
+    assert "path:" not in (folder / "data.yaml").read_text(), "Ultralytics would look it up in a folder of its own"
+
+
+@pytest.mark.parametrize("labels", ["boxes", "polygons"])
+def test_rehearsed_types_stand_behind_ours_and_equal_ones_are_ours(prepared, plates, tmp_path, labels):
+    other = shutil.copytree(plates, tmp_path / "other")
+    text = (other / "annotations.json").read_text()
+    (other / "annotations.json").write_text(text.replace('"name": "stain"', '"name": "rust"'))
+    folder, done = prepared(rehearse=str(other), labels=labels, negatives="0")
+    assert (
+        'names:\n  0: "chip"\n  1: "scratch"\n  2: "stain"\n  3: "plate rust"\n' in (folder / "data.yaml").read_text()
+    )
+    numbers = {int(line[0]) for line in words(folder, "rehearsed")}
+    assert numbers == {0, 1, 3}
+    assert done.features.shape == (3, 512)
+    assert done.rehearsed == len(list((folder / "images" / "rehearsed").iterdir()))
+
+
+def test_a_dataset_that_leaves_nothing_to_rehearse_is_refused(prepared, plates, data, tmp_path):
+    other = shutil.copytree(plates, tmp_path / "other")
+    content = json.loads((other / "splits.json").read_text())
+    held = sorted(set(Dataset.open(plates).image_by_id) - set(data.train))
+    content["folds"][0]["train"] = held
+    (other / "splits.json").write_text(json.dumps(content))
+    with pytest.raises(OptionError, match="--rehearse has no image with a defect"):
+        prepared(rehearse=str(other))
