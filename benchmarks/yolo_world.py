@@ -214,7 +214,7 @@ def cpu_seconds(call: Any) -> float:
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
 
-def overhead(out: Path, epochs: int = 8, times: int = 5) -> None:
+def overhead(out: Path, epochs: int = 5, times: int = 5) -> None:
     """CPU seconds, ours : plain, with glibc's own memory settings and with the same ones for both."""
     dataset = bottle(out)
     data = export(dataset, out / "labels" / "overhead", 0)
