@@ -62,7 +62,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: on a CPU a quarter of training goes into pages given back and asked for again.
+    """Let glibc keep what is freed: on a CPU, giving pages back and asking for them again costs time in training.
 
     Elsewhere than on glibc nothing happens.
     """
