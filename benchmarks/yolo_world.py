@@ -15,6 +15,7 @@ in OUT is kept, so that the script goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -194,17 +195,16 @@ def merged(folds: Sequence[Run], dataset: Dataset, out: Path) -> Run:
 
 
 def compare_runs(runs: dict[str, Run], dataset: Dataset, part: str) -> None:
-    """Print AP with intervals, and the differences of the last run from the others."""
+    """Print AP with intervals, and the difference of every pair."""
     found: dict[str, Evaluation] = {name: evaluate(run, dataset, part) for name, run in runs.items()}
     for family in ("instance", "instance_by_type"):
         for metric in ("bbox_ap", "bbox_ap50", "bbox_ar100"):
             for name, evaluation in found.items():
                 m = evaluation.metrics[family][metric]
                 print(f"{family} {metric:10} {name:26} {m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]")
-            last = list(found.values())[-1]
-            for name, evaluation in list(found.items())[:-1]:
-                c = compare(last, evaluation, family, metric)
-                print(f"    {list(found)[-1]} - {name}: {c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], p {c.p:.3f}")
+            for one, other in itertools.combinations(reversed(found), 2):
+                c = compare(found[one], found[other], family, metric)
+                print(f"    {one} - {other}: {c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}], p {c.p:.3f}")
 
 
 def cpu_seconds(call: Any) -> float:

@@ -64,10 +64,9 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     """Write labels, images and text features of a fold into the run's scratch folder.
 
     Raises:
-        DatasetError: When `train` or `val` has no defect, or the rehearsed dataset cannot be read.
+        DatasetError: When the rehearsed dataset cannot be read.
         OptionError: When text features cannot be had, or there are too many types together.
     """
-    refuse_without_defects(data)
     texts = dict(prompts)
     rehearsed = Dataset.open(config.rehearse) if config.rehearse else None
     numbers: dict[int, int] = {}

@@ -40,31 +40,40 @@ Finds = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 Find = Callable[[npt.NDArray[np.uint8]], Finds]
 
 
+def probe_paths(folder: str = "") -> list[Path]:
+    """Probe images: those of a folder, else the packaged photographs.
+
+    Raises:
+        OptionError: When there is no such folder, or no image in it.
+    """
+    if not folder:
+        specs = [(importlib.util.find_spec(package), name) for package, name in PACKAGED]
+        paths = [Path(spec.origin).parent / name for spec, name in specs if spec is not None and spec.origin]
+        return [path for path in paths if path.is_file()]
+    if not Path(folder).is_dir():
+        raise OptionError("--probe is no folder", where=folder, expected="a folder of images")
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise OptionError("--probe has no image", where=folder, expected="a folder of images")
+    return paths
+
+
 def probe_images(folder: str = "") -> list[tuple[str, npt.NDArray[np.uint8]]]:
     """Names and images (H x W x 3, uint8, RGB) to probe with.
 
     Those of a folder as they are; else the packaged photographs, each whole, mirrored, and its left and right half.
 
     Raises:
-        OptionError: When the folder has no image.
+        OptionError: As `probe_paths`.
     """
-    if folder and not Path(folder).is_dir():
-        raise OptionError("--probe is no folder", where=folder, expected="a folder of images")
+    read = [(path.name, read_image(path)) for path in probe_paths(folder)]
     if folder:
-        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _SUFFIXES)
-        if not paths:
-            raise OptionError("--probe has no image", where=folder, expected="a folder of images")
-        return [(path.name, read_image(path)) for path in paths]
+        return read
     images = []
-    for package, name in PACKAGED:
-        spec = importlib.util.find_spec(package)
-        path = Path(spec.origin).parent / name if spec is not None and spec.origin else None
-        if path is None or not path.is_file():
-            continue
-        image = read_image(path)
+    for name, image in read:
         middle = image.shape[1] // 2
         views = {"whole": image, "mirrored": image[:, ::-1], "left": image[:, :middle], "right": image[:, middle:]}
-        images += [(f"{path.name} {view}", np.ascontiguousarray(pixels)) for view, pixels in views.items()]
+        images += [(f"{name} {view}", np.ascontiguousarray(pixels)) for view, pixels in views.items()]
     return images
 
 
@@ -72,7 +81,7 @@ def measure_forgetting(
     start: Path | None,
     scale: str,
     tuned: Path,
-    images: Sequence[tuple[str, npt.NDArray[np.uint8]]],
+    probe: str,
     text_features: str,
     cache: Path,
     device: str,
@@ -83,7 +92,7 @@ def measure_forgetting(
         start: Checkpoint that training started from; None for random.
         scale: Scale of both.
         tuned: The fine-tuned checkpoint.
-        images: Probe images.
+        probe: Folder of probe images; empty for the packaged ones.
         text_features: Where text features come from, as in `Config`.
         cache: Folder to keep text features in.
         device: Ultralytics' name of the device.
@@ -102,7 +111,7 @@ def measure_forgetting(
         finder(asked_for(checkpoint, scale, names, features), device=device.split(",")[0])
         for checkpoint in (start, tuned)
     ]
-    return forgetting(finders[0], finders[1], images)
+    return forgetting(finders[0], finders[1], probe_images(probe))
 
 
 def forgetting(start: Find, tuned: Find, images: Sequence[tuple[str, npt.NDArray[np.uint8]]]) -> dict[str, Any]:

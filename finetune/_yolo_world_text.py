@@ -1,6 +1,6 @@
 """Text features of class prompts for YOLO-World: CLIP ViT-B/32's own text encoder, a file, or a stand-in.
 
-    features = text_features("auto", ["bottle broken large"], cache=Path("runs/bottle/work/text-features.npz"))
+    features = text_features("auto", ["bottle broken large"], cache=Path("text-features.npz"))
 
 A file is a NumPy `.npz` with `names` (N strings) and `features` (N x 512, float), CLIP ViT-B/32 text features; rows
 need not be of unit length. `maskbridge text-features` makes one, for machines without a network.
@@ -30,7 +30,7 @@ import numpy.typing as npt
 from maskbridge.errors import OptionError, WeightsError
 from maskbridge.files import sha256_file, write_bytes
 from maskbridge.progress import say
-from maskbridge.weights import AUTO, cache_folder, fetch, find_local
+from maskbridge.weights import AUTO, find_weights
 
 #: Length of a CLIP ViT-B/32 text feature.
 DIMENSIONS = 512
@@ -46,8 +46,7 @@ WEIGHTS_NAMES = ("ViT-B-32.safetensors", "ViT-B-32.pt")
 Features = npt.NDArray[np.float32]
 
 _WAYS_OUT = (
-    f"put OpenAI's {WEIGHTS_NAMES[1]} (or {WEIGHTS_NAMES[0]}) into MASKBRIDGE_WEIGHTS, or give "
-    "--text-features FILE, made where there is a network by `maskbridge text-features`; "
+    "or give --text-features FILE, made where there is a network by `maskbridge text-features`; "
     f"--text-features {HASHED} is a stand-in that knows no language and marks the run"
 )
 
@@ -78,13 +77,14 @@ def text_features(option: str, prompts: Sequence[str], cache: Path | None = None
                 remedy="set --prompt, or make the file anew with `maskbridge text-features`",
             )
         return np.stack([table[prompt] for prompt in prompts])
+    name = encoder_name()
     if cache is not None and cache.is_file():
         kept, (_, _, encoder) = read_features(cache), _read(cache)
-        if encoder == encoder_name() and all(prompt in kept for prompt in prompts):
+        if encoder == name and all(prompt in kept for prompt in prompts):
             return np.stack([kept[prompt] for prompt in prompts])
     features = encode(prompts)
     if cache is not None:
-        write_features(cache, prompts, features, encoder_name())
+        write_features(cache, prompts, features, name)
     return features
 
 
@@ -109,7 +109,7 @@ def encode(texts: Sequence[str]) -> Features:
         import open_clip
     except ImportError as error:
         raise OptionError(
-            "no text encoder", found="no open-clip-torch", remedy=f"pip install open-clip-torch; or {_WAYS_OUT}"
+            "no text encoder", found="no open-clip-torch", remedy=f"pip install open-clip-torch, {_WAYS_OUT}"
         ) from error
     import torch
 
@@ -204,18 +204,20 @@ def _read(path: Path) -> tuple[list[str], npt.NDArray[np.float64], str]:
 
 
 def _encoder_weights() -> Path:
-    local = find_local(WEIGHTS_NAMES)
-    if local is not None:
-        return local
-    say(f"fetching {WEIGHTS_URL} into {cache_folder()}")
     try:
-        return fetch(WEIGHTS_URL, WEIGHTS_SHA256, cache_folder())
-    except (OSError, WeightsError) as error:
-        raise OptionError(
-            "no text encoder: CLIP ViT-B/32 lies in no weights folder and cannot be fetched",
-            found=error,
-            remedy=_WAYS_OUT,
-        ) from error
+        found = find_weights(
+            AUTO,
+            names=WEIGHTS_NAMES,
+            what="CLIP ViT-B/32",
+            url=WEIGHTS_URL,
+            sha256=WEIGHTS_SHA256,
+            remedy=f"name its folder in MASKBRIDGE_WEIGHTS, {_WAYS_OUT}",
+            by_path=False,
+        )
+    except WeightsError as error:
+        raise OptionError(f"no text encoder: {error}") from error
+    assert found is not None
+    return found
 
 
 def _load_encoder(path: Path) -> Any:
@@ -237,7 +239,7 @@ def _load_encoder(path: Path) -> Any:
                     where=path,
                     found=f"SHA-256 {found}",
                     expected=WEIGHTS_SHA256,
-                    remedy=_WAYS_OUT,
+                    remedy=f"put OpenAI's file there, {_WAYS_OUT}",
                 )
             archive: Any = torch.jit
             with warnings.catch_warnings():  # of torch, that TorchScript is of the past
@@ -255,7 +257,7 @@ def _load_encoder(path: Path) -> Any:
             "cannot be read as CLIP ViT-B/32",
             where=path,
             found=str(error).split("\n", 1)[0][:200],
-            remedy=_WAYS_OUT,
+            remedy=f"fetch it again, {_WAYS_OUT}",
         ) from error
     finally:
         logging.disable(logging.NOTSET)

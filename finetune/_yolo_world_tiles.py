@@ -12,7 +12,7 @@ model of its own, which leaves no say in non-maximum suppression.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,15 +77,16 @@ def tiled(dataset: Dataset, fold: int, *, tile: int, overlap: float, out: Path) 
     for part, image_id in track(chosen, "tiles"):
         whole = dataset.image_by_id[image_id]
         pixels = read_image(dataset.image_path(image_id))
+        masks = [(a, geometry.decode(a["segmentation"])) for a in dataset.annotations_by_image[image_id]]
         places = [Window(0, 0, whole.width, whole.height)]
         if max(whole.size_hw) > tile:
             places += windows(whole.size_hw, tile, overlap)
         for place in places:
-            pieces = list(_pieces(dataset, image_id, place))
+            pieces = list(_pieces(masks, place))
             if any(piece is None for piece in pieces):
                 left_out += 1
                 continue
-            unmarked = not dataset.annotations_by_image[image_id] and not whole.is_good
+            unmarked = not masks and not whole.is_good
             image = _cut(whole, place, len(images) + 1, keeps_type=bool(pieces) or unmarked)
             path = out / "images" / image.file_name
             crop = pixels[place.top : place.bottom, place.left : place.right, ::-1]
@@ -145,13 +146,10 @@ def _starts(size: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, last, tile - overlap), last]
 
 
-def _pieces(dataset: Dataset, image_id: int, place: Window) -> Iterator[Annotation | None]:
-    """What each instance shows of itself in a window; None for a sliver."""
-    for annotation in dataset.annotations_by_image[image_id]:
-        left, top, width, height = annotation["bbox"]
-        if place.left >= left + width or place.right <= left or place.top >= top + height or place.bottom <= top:
-            continue
-        mask = geometry.decode(annotation["segmentation"])[place.top : place.bottom, place.left : place.right]
+def _pieces(masks: Sequence[tuple[Annotation, geometry.Mask]], place: Window) -> Iterator[Annotation | None]:
+    """What each instance, given with its mask, shows of itself in a window; None for a sliver."""
+    for annotation, whole in masks:
+        mask = whole[place.top : place.bottom, place.left : place.right]
         area = int(mask.sum())
         if not area:
             continue

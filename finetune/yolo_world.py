@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finetune._yolo_world_data import prepare, refuse_without_defects
-from finetune._yolo_world_forgetting import measure_forgetting, probe_images
+from finetune._yolo_world_forgetting import measure_forgetting, probe_paths
 from finetune._yolo_world_prompts import prompts as prompts_of
 from finetune._yolo_world_start import SCALES, refuse_of_another_fold, source_of, start_weights
 from finetune._yolo_world_text import HASHED, write_features
@@ -131,7 +131,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     """
     refuse_without_defects(data)
     texts = prompts_of(data.dataset, config.prompt)
-    probes = probe_images(config.probe)
+    probe_paths(config.probe)  # refused before anything is written
     from finetune import _yolo_world_fit, _yolo_world_models
 
     device = _yolo_world_models.device_name(context.device)
@@ -163,7 +163,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
             "rehearsed_left_out": prepared.rehearsed_left_out,
             "left_out_tiles": prepared.left_out_tiles,
             "forgetting": measure_forgetting(
-                start, scale, weights / _CHECKPOINT, probes, config.text_features, context.work, device
+                start, scale, weights / _CHECKPOINT, config.probe, config.text_features, context.work, device
             ),
         },
     )

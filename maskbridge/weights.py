@@ -47,6 +47,7 @@ def find_weights(
     url: str | None = None,
     sha256: str | None = None,
     remedy: str = "or ask for random initialisation with --weights none",
+    by_path: bool = True,
 ) -> Path | None:
     """Find a weights file.
 
@@ -58,6 +59,7 @@ def find_weights(
         url: Where the file can be fetched if no folder has it; None where nobody offers it.
         sha256: Its pinned hash; needed with `url`.
         remedy: The alternative an error names.
+        by_path: Whether the user can give a path instead, which the error then names too.
 
     Returns:
         The file, or None for `none`: random initialisation.
@@ -68,7 +70,7 @@ def find_weights(
     if (url is None) != (sha256 is None):
         raise ValueError("a url needs a pinned sha256, and the other way round")
     download = None if url is None or sha256 is None else _pinned_download(url, sha256)
-    return _find(option, names=names, what=what, download=download, remedy=remedy)
+    return _find(option, names=names, what=what, download=download, remedy=remedy, by_path=by_path)
 
 
 def find_backbone(
@@ -162,7 +164,9 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     return path
 
 
-def _find(option: str, *, names: Sequence[str], what: str, download: Download | None, remedy: str) -> Path | None:
+def _find(
+    option: str, *, names: Sequence[str], what: str, download: Download | None, remedy: str, by_path: bool = True
+) -> Path | None:
     if option == NONE:
         return None
     if option != AUTO:
@@ -174,7 +178,7 @@ def _find(option: str, *, names: Sequence[str], what: str, download: Download | 
     if local is not None:
         return local
     place = os.environ.get(WEIGHTS_VARIABLE) or str(cache_folder())
-    put = f"put {names[0]} into {place}, give its path, {remedy}"
+    put = f"put {names[0]} into {place}, {'give its path, ' if by_path else ''}{remedy}"
     if download is None:
         raise WeightsError(f"{what} not found", expected=" or ".join(names), remedy=put)
     try:

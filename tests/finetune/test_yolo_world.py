@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from finetune import _yolo_world_text, yolo_world
-from maskbridge.approach import Context, TrainData
+from maskbridge.approach import Context, PredictData, TrainData
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, OptionError, WeightsError
@@ -580,3 +580,43 @@ def test_several_gpus_are_trained_on_by_a_process_that_finds_everything(plates, 
     for name in ("weights/best.pt", ultralytics.RESUME, ultralytics.KEPT_BEST):
         assert (tmp_path / "run" / name).is_file()
     assert load(tmp_path / "run" / "weights" / "best.pt").txt_feats.shape == (1, 3, 512)
+
+
+@pytest.mark.slow
+def test_every_option_of_training_reaches_ultralytics(tmp_path):
+    from finetune._yolo_world_data import Prepared
+    from finetune._yolo_world_fit import _overrides
+
+    prepared = Prepared(tmp_path / "data.yaml", np.zeros((1, 512), np.float32), "hashed", 0, 1, 0, 0, 0)
+    context = Context(device="0", seed=7, work=tmp_path)
+    given = {"epochs": 3, "imgsz": 96, "batch": 4, "patience": 5, "freeze": 10, "mosaic": 0.5}
+    config = yolo_world.Config(**given, lr=2e-3, precision="bf16", time_budget=90)
+    found = _overrides(config, context, prepared, tmp_path / "start.pt", "s", "0,1")
+    expected = {**given, "lr0": 2e-3, "nbs": 4, "optimizer": "AdamW", "amp": "bf16", "time": 1.5, "seed": 7}
+    expected |= {"device": "0,1", "model": "yolov8s-worldv2.yaml", "pretrained": str(tmp_path / "start.pt")}
+    assert {name: found[name] for name in expected} == expected
+    auto = _overrides(yolo_world.Config(optimizer="auto"), context, prepared, None, "n", "cpu")
+    assert [auto[name] for name in ("optimizer", "nbs", "time", "pretrained", "amp")] == [
+        "auto",
+        64,
+        None,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tile", "calls"), [(0, 0), (40, 1)])
+def test_prediction_looks_at_tiles_where_they_are_asked_for(trained, plates, tmp_path, monkeypatch, tile, calls):
+    def looked(*arguments, **options):
+        seen.append(options["tile"])
+        return whole(*arguments, **options)
+
+    seen, whole = [], yolo_world.detect_tiled
+    monkeypatch.setattr(yolo_world, "detect_tiled", looked)
+    dataset = Dataset.open(plates)
+    data = PredictData(dataset=dataset, image_ids=dataset.split(0).test[:1])
+    config = yolo_world.Config(imgsz=64, tile=tile)
+    context = Context(device="cpu", seed=0, work=tmp_path)
+    assert len(list(yolo_world.predict(data, config, trained.weights, context))) == 1
+    assert seen == [tile] * calls

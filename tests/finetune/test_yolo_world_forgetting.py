@@ -46,7 +46,7 @@ def test_below_20_finds_the_share_is_null_with_a_reason():
 
 
 def test_without_start_weights_or_language_it_is_null_with_a_reason(tmp_path):
-    given = (tmp_path / "best.pt", IMAGES, "hashed", tmp_path, "cpu")
+    given = (tmp_path / "best.pt", "", "hashed", tmp_path, "cpu")
     assert measure_forgetting(None, "n", *given) == {
         "share": None,
         "why": "the start is random: there is nothing to forget",
