@@ -7,6 +7,7 @@
     def train(data, config, weights, context): ...      # -> Trained; writes its checkpoint into the folder `weights`
     def predict(data, config, weights, context): ...    # -> iterator of Prediction, one for each image, in order
     MODEL_FORMATS = ("onnx",)                           # optional, with it: export_model(format, config, weights, out)
+    def truth_given(config): ...                        # optional: what of the truth predictions are given, or None
 
 Nothing else is needed: the command line, its help, run folders, thresholds, cross-validation and evaluation find
 the module by its name (`deep_svdd.py` is `deep-svdd`). An approach never touches the files of a run.
@@ -22,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge.dataset import Dataset
+from maskbridge.dataset import Dataset, FoldName
 from maskbridge.geometry import RLE
 from maskbridge.progress import track
 
@@ -77,15 +78,24 @@ class TrainData:
     dataset: Dataset
     train: tuple[int, ...]
     val: tuple[int, ...]
-    fold: int | str
+    fold: FoldName
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictData:
-    """Images to predict, in this order."""
+    """Images to predict.
+
+    Attributes:
+        dataset: The dataset.
+        image_ids: Image ids, in this order.
+        fold: Fold the run was trained on, or `official`.
+        part: What the images are in that fold: `val` or `test` (`train` where good ones are held back).
+    """
 
     dataset: Dataset
     image_ids: tuple[int, ...]
+    fold: FoldName
+    part: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ each image is judged by its own fold's threshold.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -97,6 +98,43 @@ def crossval(name: str, dataset: Dataset, path: Path, config: Any, settings: Set
     return merge(path, runs, dataset)
 
 
+def predict_folds(
+    run: Run,
+    dataset: Dataset,
+    *,
+    device: str = "auto",
+    changes: dict[str, Any] | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Predict the test part of every fold of a merged run again, and merge them.
+
+    Args:
+        run: A run over all folds.
+        dataset: Its dataset.
+        device: As in `Settings`.
+        changes: Options of the approach to set anew, as for `predict_run`.
+        out: A run over all folds to make for it; the run itself is left as it is.
+        overwrite: Replace `out` if it is a run.
+
+    Raises:
+        RunError: When a fold is missing, or `out` is taken.
+    """
+    folds = [Run.open(run.path / name) for name in run.info["folds"]]
+    path = run.path
+    if out is not None:
+        path = Path(os.path.abspath(out))
+        claim(path, run.info, resume=False, overwrite=overwrite)
+    with forgotten_if_fruitless(path) if out is not None else contextlib.nullcontext():
+        runs = [
+            predict_run(
+                fold, dataset, "test", device=device, changes=changes, out=None if out is None else path / fold.name
+            )
+            for fold in folds
+        ]
+    return merge(path, runs, dataset)
+
+
 def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
     """Merge the runs of all folds into one with predictions `crossval`."""
     mappings = [fit_mapping(run, dataset) for run in runs]
@@ -109,6 +147,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
     merged = Run(
         path,
         {key: first[key] for key in ("approach", "options", "dataset", "seed", "device", "weights_from")}
+        | {key: first[key] for key in ("trained_options", "truth_given") if key in first}
         | {
             "fold": "all",
             "folds": [run.path.name for run in runs],

@@ -124,7 +124,14 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
 
 
 def predict_run(
-    run: Run, dataset: Dataset, part: str, *, device: str = "auto", changes: dict[str, Any] | None = None
+    run: Run,
+    dataset: Dataset,
+    part: str,
+    *,
+    device: str = "auto",
+    changes: dict[str, Any] | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> Run:
     """Predict the images of a part with a trained run.
 
@@ -135,18 +142,19 @@ def predict_run(
         device: As in `Settings`.
         changes: Options of the approach to set anew. Thresholds are then fitted again on `val`, and predictions
             made with other options are removed.
+        out: A run folder to make for it, with the same weights; the run itself is left as it is.
+        overwrite: Replace `out` if it is a run.
 
     Raises:
-        RunError: When the run is a merged cross-validation, or has no such part.
+        RunError: When the run is a merged cross-validation, or has no such part, or `out` is taken.
         OptionError: When options are changed on the official split, whose held-back model is gone.
     """
     fold = run.info["fold"]
     if fold == "all":
         raise RunError("is a merged cross-validation", where=run.path, remedy=f"predict one fold: {run.path}/fold0")
     approach: Approach = plugins.load("approach", run.info["approach"])
-    options = {**run.info["options"], **(changes or {})}
-    config = from_stored(approach.Config, options, run.path / "run.json")
-    context = Context(device=device, seed=run.info["seed"], work=run.path / "work")
+    config = from_stored(approach.Config, {**run.info["options"], **(changes or {})}, run.path / "run.json")
+    options = _as_read_back(config)
     split = dataset.split(fold)
     image_ids = split.part(part)
     if not image_ids:
@@ -158,15 +166,24 @@ def predict_run(
                 where=run.path,
                 remedy="train again",
             )
+    elif out is not None and fold == "official":
+        raise OptionError("a second run of the official split needs other options", where=run.path)
+    if out is not None:
+        run = _branch(run, Path(os.path.abspath(out)), overwrite=overwrite)
+    context = Context(device=device, seed=run.info["seed"], work=run.path / "work")
+    if options != run.info["options"] or out is not None:
         shutil.rmtree(run.path / "predictions", ignore_errors=True)  # none of them is of these options
+        old = run.info["options"]
+        changed = ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in options.items() if old.get(k) != v)
+        run = Run(run.path, {**run.info, "options": options, **_given(approach, config)})
         write_predictions(run.path, "val", _predict(approach, run, dataset, split.val, config, context))
-        changed = ", ".join(f"{k} {run.info['options'].get(k)} -> {v}" for k, v in (changes or {}).items())
-        say(f"{run.path}: from now on {changed}; thresholds are fitted anew on val")
-        trained = run.info.get("trained_options", run.info["options"])
-        run = run.save(options=options, trained_options=trained, thresholds={str(fold): fold_thresholds(run, dataset)})
+        say(f"{run.path}: from now on {changed or 'the same options'}; thresholds are fitted anew on val")
+        trained = run.info.get("trained_options", old)
+        run = run.save(trained_options=trained, thresholds={str(fold): fold_thresholds(run, dataset)})
     clock = Clock()
     with PhaseMeter() as predicting:
-        write_predictions(run.path, part, clock.measure(_predict(approach, run, dataset, image_ids, config, context)))
+        predictions = _predict(approach, run, dataset, image_ids, config, context, part)
+        write_predictions(run.path, part, clock.measure(predictions))
     shutil.rmtree(context.work, ignore_errors=True)
     say(f"{run.path}: {len(image_ids)} images of {part} predicted")
     return run.save(
@@ -180,7 +197,8 @@ def run_info(name: str, dataset: Dataset, config: Any, *, fold: FoldName | str, 
     """What run.json says of a run before it is trained."""
     return {
         "approach": name,
-        "options": json.loads(json.dumps(asdict(config))),  # as they are read back
+        "options": _as_read_back(config),
+        **_given(plugins.load("approach", name), config),
         "dataset": {
             "path": str(dataset.path),
             "name": dataset.name,
@@ -190,6 +208,32 @@ def run_info(name: str, dataset: Dataset, config: Any, *, fold: FoldName | str, 
         "fold": fold,
         "seed": seed,
     }
+
+
+def _as_read_back(config: Any) -> dict[str, Any]:
+    """Options as a run.json gives them back."""
+    options: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return options
+
+
+def _given(approach: Approach, config: Any) -> dict[str, Any]:
+    """`truth_given` of run.json: what of the truth the predictions are given; None for honest ones."""
+    hook = getattr(approach, "truth_given", None)
+    return {"truth_given": None if hook is None else hook(config)}
+
+
+def _branch(run: Run, out: Path, *, overwrite: bool) -> Run:
+    """A second run of the same weights, which are hard-linked where possible."""
+    claim(out, run.info, resume=False, overwrite=overwrite)
+    with forgotten_if_fruitless(out):
+        for source in sorted(path for path in run.weights.rglob("*") if path.is_file()):
+            target = out / "weights" / source.relative_to(run.weights)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copyfile(source, target)
+    return Run(out, run.info)
 
 
 def package_versions() -> dict[str, str]:
@@ -210,10 +254,16 @@ def _train(approach: Approach, data: TrainData, config: Any, weights: Path, cont
 
 
 def _predict(
-    approach: Approach, run: Run, dataset: Dataset, image_ids: tuple[int, ...], config: Any, context: Context
+    approach: Approach,
+    run: Run,
+    dataset: Dataset,
+    image_ids: tuple[int, ...],
+    config: Any,
+    context: Context,
+    part: str = "val",
 ) -> Iterator[Prediction]:
     context.work.mkdir(parents=True, exist_ok=True)
-    data = PredictData(dataset=dataset, image_ids=image_ids)
+    data = PredictData(dataset=dataset, image_ids=image_ids, fold=run.info["fold"], part=part)
     predictions = _in_order(approach.predict(data, config, run.weights, context), image_ids, run.path)
     return context.track(predictions, f"{run.info['approach']} predicts", total=len(image_ids))
 
@@ -259,7 +309,8 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
     scratch = Context(device=context.device, seed=context.seed, work=context.work / "calibrate")
     _train(approach, partial, config, weights, scratch)
     held_ids = tuple(sorted(held))
-    predictions = approach.predict(PredictData(dataset=data.dataset, image_ids=held_ids), config, weights, context)
+    held_back = PredictData(dataset=data.dataset, image_ids=held_ids, fold=data.fold, part="train")
+    predictions = approach.predict(held_back, config, weights, context)
     scores: dict[int, float] = {}
     maps: list[Any] = []
     for prediction in _in_order(predictions, held_ids, data.dataset.path):

@@ -10,16 +10,22 @@ from maskbridge import plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Add the arguments of the command."""
-    """The first word that is a run brings the options of its approach along, wherever it stands."""
+    """Add the arguments; the first word that is a run brings the options of its approach along."""
     from maskbridge.options import add_options
     from maskbridge.predictions import Run
 
     parser.add_argument("run_path", type=Path, metavar="RUN", help="trained run")
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset folder")
     parser.add_argument(
-        "--part", choices=("val", "test"), default="test", help="part of the run's fold (default: test)"
+        "--part",
+        choices=("val", "test"),
+        default="test",
+        help="part of the run's fold; a run over all folds predicts test of each (default: test)",
     )
+    parser.add_argument(
+        "--out", type=Path, metavar="RUN", help="run to make for it; without, RUN itself changes (default: none)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there (default: no)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     run = next((word for word in words if (Path(word) / "run.json").is_file()), None)
     if run is not None:
@@ -33,12 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
+    from maskbridge.crossval import PART, predict_folds
+    from maskbridge.errors import RunError
     from maskbridge.options import given
     from maskbridge.predictions import Run
     from maskbridge.training import predict_run
 
     run = Run.open(arguments.run_path)
     changes = given(plugins.load("approach", run.info["approach"]).Config, arguments)
-    predict_run(run, run.dataset(arguments.dataset), arguments.part, device=arguments.device, changes=changes)
-    print(run.path / "predictions" / arguments.part)
+    dataset, part = run.dataset(arguments.dataset), arguments.part
+    how = {"device": arguments.device, "changes": changes, "out": arguments.out, "overwrite": arguments.overwrite}
+    if run.info["fold"] == "all":
+        if part != "test":
+            remedy = f"predict one fold: {run.path}/fold0"
+            raise RunError("is a merged cross-validation", where=run.path, found=f"--part {part}", remedy=remedy)
+        run, part = predict_folds(run, dataset, **how), PART
+    else:
+        run = predict_run(run, dataset, part, **how)
+    print(run.path / "predictions" / part)
     return 0

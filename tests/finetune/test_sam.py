@@ -96,7 +96,7 @@ def trained(dataset, folder, *, val=(), resume=False, **options):
 
 def predicted(dataset, folder, config):
     ids = tuple(image.id for image in dataset.images)
-    data = PredictData(dataset=dataset, image_ids=ids)
+    data = PredictData(dataset=dataset, image_ids=ids, fold=0, part="test")
     return list(sam.predict(data, config, folder / "weights", context(folder / "work")))
 
 

@@ -615,7 +615,7 @@ def test_prediction_looks_at_tiles_where_they_are_asked_for(trained, plates, tmp
     seen, whole = [], yolo_world.detect_tiled
     monkeypatch.setattr(yolo_world, "detect_tiled", looked)
     dataset = Dataset.open(plates)
-    data = PredictData(dataset=dataset, image_ids=dataset.split(0).test[:1])
+    data = PredictData(dataset=dataset, image_ids=dataset.split(0).test[:1], fold=0, part="test")
     config = yolo_world.Config(imgsz=64, tile=tile)
     context = Context(device="cpu", seed=0, work=tmp_path)
     assert len(list(yolo_world.predict(data, config, trained.weights, context))) == 1
