@@ -5,6 +5,7 @@ model, weights_from = start(Config(arch="backbone"))
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,18 +16,34 @@ from torchvision import models
 
 from finetune._sam_model import Model, build
 from maskbridge.errors import WeightsError
+from maskbridge.files import read_json, write_bytes, write_json
+from maskbridge.progress import say
 from maskbridge.weights import AUTO, NONE, Download, find_backbone, find_local, find_weights
 
 if TYPE_CHECKING:
     from finetune.sam import Config
 
-#: Official checkpoints: name and SHA-256.
-CHECKPOINTS = {
-    "vit_b": ("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
-    "vit_l": ("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
-    "vit_h": ("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
-}
 CHECKPOINTS_URL = "https://dl.fbaipublicfiles.com/segment_anything"
+MOBILE_SAM_URL = "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights"
+#: Official checkpoints: address and SHA-256.
+CHECKPOINTS = {
+    "vit_b": (
+        f"{CHECKPOINTS_URL}/sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": (
+        f"{CHECKPOINTS_URL}/sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": (
+        f"{CHECKPOINTS_URL}/sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    "vit_t": (
+        f"{MOBILE_SAM_URL}/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    ),
+}
 #: A file of the prompt encoder and mask decoder alone, looked for before a whole checkpoint.
 DECODER_NAME = "sam_prompt_encoder_and_mask_decoder"
 #: Width of the patch embedding, which tells the image encoders apart.
@@ -37,7 +54,7 @@ def start(config: Config) -> tuple[Model, str]:
     """Build the model and load its start weights.
 
     Returns:
-        The model, and the names of the files its weights are from; `none` marks what is random.
+        The model, ready to predict, and the names of the files its weights are from; `none` marks what is random.
 
     Raises:
         OptionError: When an option does not fit.
@@ -45,37 +62,29 @@ def start(config: Config) -> tuple[Model, str]:
     """
     arch = resolve_arch(config)
     model = build(arch, backbone=config.backbone, image_size=config.image_size)
+    url, pin = CHECKPOINTS.get(arch, CHECKPOINTS["vit_b"])
+    name = url.rsplit("/", 1)[-1]
     if arch in CHECKPOINTS:
-        name, pin = CHECKPOINTS[arch]
-        remedy = "or choose --arch backbone or --arch tiny --weights none"
-        whole = find_weights(
-            config.weights,
-            names=[name],
-            what=f"SAM {arch}",
-            url=f"{CHECKPOINTS_URL}/{name}",
-            sha256=pin,
-            remedy=remedy,
-        )
-        if whole is not None:
-            load_sam(model, whole)
-        return model, _source(whole)
-    names = [DECODER_NAME, *(name for name, _ in CHECKPOINTS.values())]
-    name, pin = CHECKPOINTS["vit_b"]
-    part = find_weights(
-        config.weights,
-        names=names,
-        what="SAM's prompt encoder and mask decoder",
-        url=f"{CHECKPOINTS_URL}/{name}",
-        sha256=pin,
-    )
-    if part is not None:
-        load_prompt_encoder_and_decoder(model, part)
-    if arch == "tiny":
-        return model, f"{_source(part)}, image encoder: {NONE}" if part else NONE
-    backbone = find_backbone(config.backbone, config.backbone_weights, download=backbone_download(config.backbone))
+        names, what, remedy = [name], f"SAM {arch}", "or choose --arch backbone or --arch tiny --weights none"
+    else:
+        names = [DECODER_NAME, *(url.rsplit("/", 1)[-1] for url, _ in CHECKPOINTS.values())]
+        what, remedy = "SAM's prompt encoder and mask decoder", "or ask for random ones with --weights none"
+    path = find_weights(config.weights, names=names, what=what, url=url, sha256=pin, remedy=remedy)
+    source = NONE if path is None else path.name
+    if arch in CHECKPOINTS:
+        if path is not None and not load_weights(model, path):
+            source += f", image encoder: {NONE}"
+        return model, source
+    if path is not None:
+        load_prompt_encoder_and_decoder(model, path)
+    backbone = None
+    if arch == "backbone":
+        backbone = find_backbone(config.backbone, config.backbone_weights, download=backbone_download(config.backbone))
     if backbone is not None:
         load_backbone(model, backbone)
-    return model, f"{_source(part)}, image encoder: {_source(backbone)}" if part or backbone else NONE
+    if path is None and backbone is None:
+        return model, NONE
+    return model, f"{source}, image encoder: {NONE if backbone is None else backbone.name}"
 
 
 def resolve_arch(config: Config) -> str:
@@ -84,10 +93,11 @@ def resolve_arch(config: Config) -> str:
         return config.arch
     if config.weights == NONE:
         return "tiny"
-    named = re.search(r"vit_[blh]", Path(config.weights).name)
-    if named:
-        return named.group()
-    if config.weights == AUTO and find_local([CHECKPOINTS["vit_b"][0]]):
+    name = Path(config.weights).name
+    named = re.search(r"vit_[blht]", name)
+    if named or name.startswith("mobile_sam"):
+        return named.group() if named else "vit_t"
+    if config.weights == AUTO and find_local([CHECKPOINTS["vit_b"][0].rsplit("/", 1)[-1]]):
         return "vit_b"
     if config.backbone_weights != AUTO or find_local([config.backbone, f"tf_{config.backbone}"]):
         return "backbone"
@@ -118,6 +128,7 @@ def load_sam(model: Model, path: Path) -> None:
     state = read_state(path)
     try:
         model.sam.load_state_dict(state)
+        model.sam.eval()  # MobileSAM copies its attention biases here
     except RuntimeError as error:
         raise WeightsError(
             "is a checkpoint of another architecture",
@@ -125,6 +136,26 @@ def load_sam(model: Model, path: Path) -> None:
             found=_looks_like(state),
             expected=model.arch,
         ) from error
+
+
+def load_weights(model: Model, path: Path) -> bool:
+    """Load a whole SAM checkpoint, or a prompt encoder and mask decoder alone, which is said.
+
+    Returns:
+        Whether the image encoder was in it; otherwise it stays random.
+
+    Raises:
+        WeightsError: When it is one of another architecture; says which it looks like.
+    """
+    state = read_state(path)
+    if "PromtEncoder" not in state and any(name.startswith("image_encoder.") for name in state):
+        load_sam(model, path)
+        return True
+    load_prompt_encoder_and_decoder(model, path)
+    tensors = model.sam.state_dict()
+    found = sum(not name.startswith("image_encoder.") for name in tensors)
+    say(f"{path}: {found} of {len(tensors)} tensors of {model.arch}; its image encoder stays random")
+    return False
 
 
 def load_prompt_encoder_and_decoder(model: Model, path: Path) -> None:
@@ -183,11 +214,33 @@ def _looks_like(state: Mapping[str, Any]) -> str:
         return "a prompt encoder and mask decoder alone"
     if any(name.startswith("image_encoder.stages.") for name in state):
         return "a SAM on a backbone"
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "vit_t"
     patches = state.get("image_encoder.patch_embed.proj.weight")
     if patches is None:
         return "no SAM"
     return _ARCH_OF_WIDTH.get(len(patches), "a SAM of its own kind")
 
 
-def _source(path: Path | None) -> str:
-    return NONE if path is None else path.name
+def save_run(model: Model, backbone: str, weights: Path) -> None:
+    """Write `sam.pt`, a plain state dict, and `sam.json`, how to build the model for it."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.cpu() for name, tensor in model.sam.state_dict().items()}, buffer)
+    write_bytes(weights / "sam.pt", buffer.getvalue())
+    write_json(weights / "sam.json", {"arch": model.arch, "backbone": backbone, "image_size": model.image_size})
+
+
+def open_run(weights: Path) -> Model:
+    """The model of a run's `weights` folder, on the CPU.
+
+    Raises:
+        WeightsError: When the checkpoint is not there or does not fit.
+    """
+    card = read_json(weights / "sam.json")
+    try:
+        model = build(str(card["arch"]), backbone=str(card["backbone"]), image_size=int(card["image_size"]))
+    except (KeyError, TypeError, ValueError) as error:
+        where = weights / "sam.json"
+        raise WeightsError("does not say how to build the model", where=where, found=repr(error)) from error
+    load_sam(model, weights / "sam.pt")
+    return model

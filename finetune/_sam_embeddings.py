@@ -1,21 +1,22 @@
 """From images to the trunk's features, computed once and kept on disk; and the frames of a padded input.
 
-Frames: *original* H x W; *input*, resized to a longest side of S and padded at the bottom and right to S x S;
-*low resolution*, the decoder's logits, L x L over the whole padded input.
+Frames: *original* H x W; *turned*, the original in one of its eight views; *input*, resized to a longest side of S and
+padded at the bottom and right to S x S; *low resolution*, the decoder's logits, L x L over the whole padded input.
 
     embeddings = Embeddings(model, device)
     embeddings.features(dataset, image_id)          # C x h x w, float16, memory-mapped
 
-A cache entry is `embeddings/<hash of trunk and input size>/<sha256 of the image file>.npy`, so that all folds
-share it.
+A cache entry is `embeddings/<hash of trunk, input size and precision>/<sha256 of the image file>-<view>.npy`, so that
+all folds share it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -32,8 +33,12 @@ from maskbridge.files import write_array
 from maskbridge.progress import say
 from maskbridge.weights import CACHE_VARIABLE, cache_folder
 
+#: Views of an image: quarter turns, and the same mirrored.
+VIEWS = 8
 #: Part of the cache key; raised when features come out differently for the same weights.
-_FORMAT = "1"
+_FORMAT = "2"
+
+Precision = Literal["fp16", "fp32"]
 
 
 class Embeddings:
@@ -42,48 +47,60 @@ class Embeddings:
     Args:
         model: The model whose trunk to run.
         device: Where it lies.
+        precision: What the cache keeps.
+        autocast: Type that the trunk is computed in on the device; none: float32.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        *,
+        precision: Precision = "fp16",
+        autocast: torch.dtype | None = None,
+    ) -> None:
         """Hash the trunk; nothing is computed yet."""
-        self._model, self._device = model, device
-        self.folder = cache_folder() / "embeddings" / _trunk_hash(model)[:32]
+        self._model, self._device, self._autocast = model, device, autocast
+        self._dtype = np.dtype(np.float16 if precision == "fp16" else np.float32)
+        key = f"{_FORMAT} {model.arch} {model.image_size} {precision} {autocast}"
+        self.folder = cache_folder() / "embeddings" / _trunk_hash(model, key)[:32]
         self._shape: tuple[int, ...] | None = None
+        self._sound: set[Path] = set()
 
-    def features(self, dataset: Dataset, image_id: int) -> npt.NDArray[np.float16]:
+    def features(self, dataset: Dataset, image_id: int, view: int = 0) -> npt.NDArray[np.floating[Any]]:
         """Features of one image, C x h x w, from the cache or into it. A damaged entry is computed again.
 
         Raises:
             DatasetError: When the image cannot be decoded.
             MaskbridgeError: When the cache cannot be written.
         """
-        path = self.folder / f"{dataset.image_by_id[image_id].sha256}.npy"
+        path = self.folder / f"{dataset.image_by_id[image_id].sha256}-{view}.npy"
         cached = self._read(path)
         if cached is not None:
             return cached
-        features = self.compute(dataset, image_id)
+        features = self.compute(dataset, image_id, view)
         self._shape = features.shape
         try:
             write_array(path, features)
         except OSError as error:
-            remedy = f"free some space, or set {CACHE_VARIABLE} to another folder"
+            remedy = f"free some space, set {CACHE_VARIABLE} to another folder, or train with --cache off"
             raise MaskbridgeError("cannot be cached", where=path, found=error.strerror, remedy=remedy) from error
         return features
 
-    def batch(self, dataset: Dataset, image_ids: Sequence[int]) -> torch.Tensor:
-        """Features of several images on the model's device, BxCxhxw, float32."""
-        features = np.stack([self.features(dataset, image_id) for image_id in image_ids])
+    def batch(self, dataset: Dataset, images: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Features of several images, given by id and view, on the model's device: BxCxhxw, float32."""
+        features = np.stack([self.features(dataset, image_id, view) for image_id, view in images])
         return torch.from_numpy(features).to(self._device).float()
 
-    def compute(self, dataset: Dataset, image_id: int) -> npt.NDArray[np.float16]:
+    def compute(self, dataset: Dataset, image_id: int, view: int = 0) -> npt.NDArray[np.floating[Any]]:
         """Features of one image, C x h x w, without the cache."""
-        image = read_image(dataset.image_path(image_id))
-        with torch.inference_mode():
+        image = turn(read_image(dataset.image_path(image_id)), view)
+        with torch.inference_mode(), _autocast(self._device, self._autocast):
             x = to_input(self._model, image).to(self._device)[None]
-            features = self._model.trunk(x)[0].cpu().half().numpy()
-        return cast("npt.NDArray[np.float16]", features)
+            features = self._model.trunk(x)[0].float().cpu().numpy()
+        return features.astype(self._dtype)
 
-    def _read(self, path: Path) -> npt.NDArray[np.float16] | None:
+    def _read(self, path: Path) -> npt.NDArray[np.floating[Any]] | None:
         try:
             array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
@@ -91,11 +108,27 @@ class Embeddings:
         except (ValueError, EOFError, OSError) as error:
             say(f"{path}: damaged cache entry ({error}), computed again")
             return None
-        fits = array.dtype == np.float16 and array.ndim == 3 and self._shape in (None, array.shape)
-        if not fits or not np.isfinite(array).all():
+        fits = array.dtype == self._dtype and array.ndim == 3 and self._shape in (None, array.shape)
+        if not fits or not (path in self._sound or np.isfinite(array).all()):
             say(f"{path}: damaged cache entry ({array.dtype} {array.shape}), computed again")
             return None
+        self._shape = array.shape
+        self._sound.add(path)
         return array
+
+
+def turn(image: npt.NDArray[Any], view: int) -> npt.NDArray[Any]:
+    """One of the eight views of an image: `view % 4` quarter turns counter-clockwise, mirrored from 4 on.
+
+    Args:
+        image: H x W or H x W x 3, original frame.
+        view: 0 (as it is) to 7.
+
+    Returns:
+        The turned frame; odd views swap height and width.
+    """
+    turned = np.rot90(image, view % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if view >= 4 else turned)
 
 
 def input_size(size_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
@@ -126,7 +159,7 @@ def low_resolution_target(
     """What the low-resolution logits shall say of a mask.
 
     Args:
-        mask: H x W, 0 or 1, original frame.
+        mask: H x W, 0 or 1, original or turned frame.
         image_size: Side of the input, S.
         low_size: Side of the logits, L.
 
@@ -163,8 +196,12 @@ def crop_padding(values: torch.Tensor, size_hw: tuple[int, int], image_size: int
     return F.grid_sample(values[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
 
 
-def _trunk_hash(model: Model) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {model.arch} {model.image_size}".encode())
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def _trunk_hash(model: Model, key: str) -> str:
+    digest = hashlib.sha256(key.encode())
     for name, tensor in sorted(model.trunk_state().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

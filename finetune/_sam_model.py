@@ -8,12 +8,16 @@ Every model is a `segment_anything` `Sam`, so that its own predictor, preprocess
 | arch               | frozen trunk                              | neck that is trained |
 | ------------------ | ----------------------------------------- | -------------------- |
 | vit_b, vit_l, vit_h | the whole image encoder                  | none                 |
+| vit_t              | the whole image encoder, MobileSAM's       | none                 |
 | tiny               | a small ViT up to its last block          | SAM's own            |
 | backbone           | a torchvision network at strides 8 and 16 | SAM's own form       |
+
+MobileSAM: Zhang et al., Faster Segment Anything, 2023, https://arxiv.org/abs/2306.14289.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,9 +30,12 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import nn
 from torchvision import models
 
+from finetune._sam_attention import fuse_attention
 from maskbridge.errors import OptionError
 
-VIT_ARCHS = ("vit_b", "vit_l", "vit_h")
+#: Architectures that `segment_anything.sam_model_registry` builds.
+REGISTERED = ("vit_b", "vit_l", "vit_h")
+VIT_ARCHS = (*REGISTERED, "vit_t")
 #: Channels of an image embedding, in every SAM.
 EMBEDDING_CHANNELS = 256
 #: Input side of the official models, pixels.
@@ -111,34 +118,31 @@ class Model:
             return features
         return cast(torch.Tensor, self.sam.image_encoder.neck(features))
 
-    def decode(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One mask per image without any prompt.
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Image embeddings of normalised, padded images: Bx3xSxS, float -> Bx256xhxw."""
+        return self.neck(self.trunk(x))
 
-        The decoder repeats an embedding for each prompt; with the single empty prompt it broadcasts over a
-        batch of embeddings instead, which gives the same as one call per image.
+    @property
+    def trunk_is_frozen(self) -> bool:
+        """Whether nothing before the neck is trained."""
+        parameters = dict(self.sam.image_encoder.named_parameters())
+        return not any(parameters[name].requires_grad for name in self.trunk_state() if name in parameters)
 
-        Args:
-            embeddings: Bx256xhxw.
+    def train_only(self, what: str) -> None:
+        """Freeze what is not trained: all but the mask decoder and the neck, or (`full`) the image encoder too.
 
-        Returns:
-            Low-resolution logits, Bx4hx4w, and predicted IoU, B.
+        Batch normalisation keeps its statistics, and MobileSAM's attention biases, which it reads from a copy, stay.
         """
-        sparse, dense = self.sam.prompt_encoder(points=None, boxes=None, masks=None)
-        masks, quality = self.sam.mask_decoder(
-            image_embeddings=embeddings,
-            image_pe=self.sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        return masks[:, 0], quality[:, 0]
-
-    def freeze(self) -> list[nn.Parameter]:
-        """Freeze all but the mask decoder and the neck, and return what is left to train."""
         self.sam.requires_grad_(False)
         self.sam.mask_decoder.requires_grad_(True)
-        if self.arch not in VIT_ARCHS:
+        if what == "full":
+            for name, parameter in self.sam.image_encoder.named_parameters():
+                parameter.requires_grad_(not name.endswith("attention_biases"))
+        elif self.arch not in VIT_ARCHS:
             self.sam.image_encoder.neck.requires_grad_(True)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters that are not frozen."""
         return [parameter for parameter in self.sam.parameters() if parameter.requires_grad]
 
 
@@ -146,19 +150,29 @@ def build(arch: str, *, backbone: str, image_size: int) -> Model:
     """Build a model with random weights.
 
     Args:
-        arch: `vit_b`, `vit_l`, `vit_h`, `tiny` or `backbone`.
+        arch: `vit_b`, `vit_l`, `vit_h`, `vit_t`, `tiny` or `backbone`.
         backbone: Name of the torchvision network, for `backbone`.
         image_size: Side of the square input in pixels; the official models have their own, 1024.
 
     Raises:
-        OptionError: When the size does not fit the encoder's grid, or the backbone is not known.
+        OptionError: When the size does not fit the encoder's grid, the backbone is not known, or the package of an
+            architecture is not installed.
     """
+    if arch == "vit_t":
+        return Model(arch, _sam(_mobile_encoder(), OFFICIAL_IMAGE_SIZE, _PATCH))
     if arch in VIT_ARCHS:
-        return Model(arch, sam_model_registry[arch]())
+        sam = sam_model_registry[arch]().eval()
+        fuse_attention(sam.image_encoder)
+        return Model(arch, sam)
     patch = _TINY_PATCH if arch == "tiny" else _PATCH
     if image_size < 4 * patch or image_size % (2 * _PATCH):
         raise OptionError("--image-size does not fit", found=image_size, expected="a multiple of 32, at least 64")
     encoder = _tiny_encoder(image_size) if arch == "tiny" else BackboneEncoder(backbone, image_size)
+    return Model(arch, _sam(encoder, image_size, patch))
+
+
+def _sam(encoder: nn.Module, image_size: int, patch: int) -> Sam:
+    """SAM as `segment_anything.build_sam` puts it together, around an image encoder."""
     grid = image_size // patch
     sam = Sam(
         image_encoder=encoder,
@@ -178,11 +192,50 @@ def build(arch: str, *, backbone: str, image_size: int) -> Model:
         pixel_mean=_PIXEL_MEAN,
         pixel_std=_PIXEL_STD,
     )
-    return Model(arch, sam.eval())
+    return sam.eval()
+
+
+def _mobile_encoder() -> nn.Module:
+    """MobileSAM's image encoder, a TinyViT.
+
+    Importing its package puts its own networks over timm's of the same name and warns about it; timm's come back.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            from mobile_sam.modeling.tiny_vit_sam import TinyViT
+            from timm.models import register_model, tiny_vit
+        except ImportError as error:
+            raise OptionError(
+                "--arch vit_t needs MobileSAM's image encoder",
+                found=str(error),
+                remedy="pip install 'maskbridge[sam]'",
+            ) from error
+        for name in ("5m_224", "11m_224", "21m_224", "21m_384", "21m_512"):
+            register_model(getattr(tiny_vit, f"tiny_vit_{name}"))
+    return cast(
+        nn.Module,
+        TinyViT(
+            img_size=OFFICIAL_IMAGE_SIZE,
+            in_chans=3,
+            num_classes=1000,
+            embed_dims=[64, 128, 160, 320],
+            depths=[2, 2, 6, 2],
+            num_heads=[2, 4, 5, 10],
+            window_sizes=[7, 7, 14, 7],
+            mlp_ratio=4.0,
+            drop_rate=0.0,
+            drop_path_rate=0.0,
+            use_checkpoint=False,
+            mbconv_expand_ratio=4.0,
+            local_conv_size=3,
+            layer_lr_decay=0.8,
+        ),
+    )
 
 
 def _tiny_encoder(image_size: int) -> ImageEncoderViT:
-    return ImageEncoderViT(
+    encoder = ImageEncoderViT(
         depth=2,
         embed_dim=_TINY_PATCH * _TINY_PATCH * 3,
         img_size=image_size,
@@ -195,6 +248,8 @@ def _tiny_encoder(image_size: int) -> ImageEncoderViT:
         window_size=8,
         out_chans=EMBEDDING_CHANNELS,
     )
+    fuse_attention(encoder)
+    return encoder
 
 
 def _neck(channels: int) -> nn.Sequential:

@@ -1,6 +1,12 @@
-"""Train SAM's mask decoder, and the neck where there is one, to find defects without a prompt.
+"""Train SAM's mask decoder, with the neck, adapters or image encoder that go along, to answer prompts and none.
 
-The loss is SAM's: 20 x focal + dice on the low-resolution logits, and the squared error of the predicted IoU.
+The loss is SAM's: 20 x focal + dice on the low-resolution logits, and the squared error of the predicted IoU. It is a
+sum over prompts, divided by their number in the whole step, so that neither the number of processes, nor the pieces
+that a step is taken in, nor the prompts in one call of the decoder change what is learned.
+
+Lightning Fabric starts the processes, casts, scales and adds the gradients up. It was chosen because it leaves the
+loop as it is; its wrapper of distributed modules is not used: one sum of all gradients at the end of a step is exact
+for any share of prompts, and lets a step go backward piece by piece.
 """
 
 from __future__ import annotations
@@ -8,36 +14,31 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch.nn import functional as F
 
-from finetune._sam_embeddings import Embeddings, low_resolution_target
+from finetune._sam_decoder import decode
+from finetune._sam_examples import Examples, Step
 from finetune._sam_model import Model
+from finetune._sam_prompts import Item, encode
 from maskbridge.approach import Context
-from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import write_bytes
 
 FOCAL_WEIGHT, FOCAL_GAMMA = 20.0, 2.0
-#: The state for `resume` is written after an epoch if this long has passed since the last time.
+#: The state for `resume` is written after a step if this long has passed since the last time.
 SAVE_SECONDS = 20.0
 #: Share of the steps over which the learning rate rises.
 _WARM_UP = 0.1
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one step: features BxCxhxw, and targets and weights BxLxL in [0, 1]."""
-
-    features: torch.Tensor
-    target: torch.Tensor
-    inside: torch.Tensor
+#: Largest norm of all gradients together.
+_MOST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,9 @@ class Schedule:
         epochs: Passes over the defective images.
         lr: Learning rate of AdamW at its height.
         weight_decay: Its weight decay.
-        batch: Images in one step.
+        batch: Images in one step, over all processes.
+        accumulate: Pieces that a process takes a step in.
+        chunk: Prompts in one call of the decoder.
         goods: Good images in an epoch.
         patience: Epochs without a better validation score after which training stops.
     """
@@ -57,6 +60,8 @@ class Schedule:
     lr: float
     weight_decay: float
     batch: int
+    accumulate: int
+    chunk: int
     goods: int
     patience: int
 
@@ -66,36 +71,16 @@ class Progress:
     """Where training stands: what a continued training needs beside parameters and optimizer."""
 
     epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = -math.inf
     best: list[torch.Tensor] = field(default_factory=list)
     history: list[list[float]] = field(default_factory=list)
 
 
-class Examples:
-    """Features and low-resolution targets of a dataset's images."""
-
-    def __init__(self, dataset: Dataset, model: Model, embeddings: Embeddings) -> None:
-        """Targets are made when first asked for and kept."""
-        self._dataset, self._model, self._embeddings = dataset, model, embeddings
-        self._targets: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def batch(self, image_ids: Sequence[int]) -> Batch:
-        """Put images into one batch."""
-        x = self._embeddings.batch(self._dataset, image_ids)
-        low = 4 * x.shape[-1]
-        pairs = [self._target(image_id, low) for image_id in image_ids]
-        target, inside = (torch.stack(part).to(x.device) for part in zip(*pairs, strict=True))
-        return Batch(x, target, inside)
-
-    def _target(self, image_id: int, low: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if image_id not in self._targets:
-            pair = low_resolution_target(self._dataset.mask(image_id), self._model.image_size, low)
-            self._targets[image_id] = (torch.from_numpy(pair[0]), torch.from_numpy(pair[1]))
-        return self._targets[image_id]
-
-
 def fit(
+    fabric: Fabric,
     model: Model,
     examples: Examples,
     *,
@@ -105,93 +90,209 @@ def fit(
     schedule: Schedule,
     context: Context,
 ) -> dict[str, Any]:
-    """Train in place and keep the best epoch by `val`, or the last one where that is empty.
+    """Train in place what is not frozen, and keep the best epoch by `val`, or the last one where that is empty.
 
-    Each epoch shows every defective image once, and `schedule.goods` good ones drawn anew. An epoch's order
-    depends on the seed and its number alone, so that a continued training equals an uninterrupted one.
+    Each epoch shows every defective image once, and `schedule.goods` good ones drawn anew. Everything random of a step
+    depends on the seed, the epoch and the image alone, so that a continued training equals an uninterrupted one.
 
     Returns:
-        Loss and validation dice of each epoch (its number where `val` is empty), and which epoch was kept.
+        Loss and validation score of each epoch (its number where `val` is empty), and which epoch was kept.
 
     Raises:
         MaskbridgeError: When the loss is no longer finite.
     """
-    parameters = model.freeze()
+    parameters = model.trained()
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+    stepper = cast(Any, fabric.setup_optimizers(optimizer))
     state_path = context.work / "sam-last.pt"
     progress = Progress()
-    if context.resume and state_path.is_file():
-        progress = _restore(state_path, parameters, optimizer)
+    if context.resume:
+        content = fabric.broadcast(state_path.read_bytes() if state_path.is_file() else None)
+        if content is not None:
+            progress = _restore(content, parameters, optimizer)
     saved = time.monotonic()
     steps_per_epoch = math.ceil((len(defective) + schedule.goods) / schedule.batch)
-    for epoch in context.track(range(progress.epoch, schedule.epochs), "training"):
+    epochs = range(progress.epoch, schedule.epochs)
+    for epoch in context.track(epochs, "training") if fabric.is_global_zero else epochs:
         if epoch - progress.best_epoch > schedule.patience and val:
             break
         order = _order(good, defective, schedule, np.random.default_rng([context.seed, epoch]))
-        losses = []
-        for index in range(steps_per_epoch):
-            done = (epoch + index / steps_per_epoch) / schedule.epochs
+        for index in range(progress.step, steps_per_epoch):
             for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * _rate(done)
-            batch = examples.batch(order[index * schedule.batch : (index + 1) * schedule.batch])
-            value = loss(*model.decode(model.neck(batch.features)), batch)
-            if not torch.isfinite(value):
+                group["lr"] = schedule.lr * _rate((epoch + index / steps_per_epoch) / schedule.epochs)
+            step = examples.step(order[index * schedule.batch : (index + 1) * schedule.batch], epoch)
+            value = _backward(fabric, model, examples, step, schedule)
+            if not math.isfinite(value):
                 raise MaskbridgeError("training diverged", found=f"a loss of {value}", remedy="lower --lr")
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            losses.append(float(value.detach()))
-        score = validation_dice(model, examples, val, schedule.batch) if val else float(epoch)
+            fabric.clip_gradients(model.sam, stepper, max_norm=_MOST_GRADIENT, error_if_nonfinite=False)
+            stepper.step()
+            stepper.zero_grad()
+            progress.step = index + 1
+            progress.losses.append(value)
+            if fabric.is_global_zero and time.monotonic() - saved >= SAVE_SECONDS:
+                _save(state_path, progress, parameters, optimizer)
+                saved = time.monotonic()
+        score = validation_score(fabric, model, examples, val, schedule) if val else float(epoch)
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, epoch
             progress.best = [parameter.detach().clone() for parameter in parameters]
-        progress.epoch = epoch + 1
-        progress.history.append([float(np.mean(losses)), score])
-        if time.monotonic() - saved >= SAVE_SECONDS:
-            _save(state_path, progress, parameters, optimizer)
-            saved = time.monotonic()
+        progress.history.append([float(np.mean(progress.losses)), score])
+        progress.epoch, progress.step, progress.losses = epoch + 1, 0, []
     with torch.no_grad():
         for parameter, best in zip(parameters, progress.best, strict=True):
             parameter.copy_(best)
     return {"best_epoch": progress.best_epoch + 1, "history": progress.history}
 
 
-def loss(logits: torch.Tensor, quality: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Loss of one batch.
+def losses(
+    logits: torch.Tensor, quality: torch.Tensor, target: torch.Tensor, inside: torch.Tensor, judged: torch.Tensor
+) -> torch.Tensor:
+    """Loss of each prompt.
 
     Args:
-        logits: BxLxL.
-        quality: Predicted IoU, B.
-        batch: The targets.
+        logits: N x L x L.
+        quality: Predicted IoU, N.
+        target: N x L x L, [0, 1].
+        inside: N x L x L, [0, 1]: what is image, not padding.
+        judged: Whether the predicted IoU counts, N, 0 or 1: not where there is no prompt and no defect.
 
     Returns:
-        A scalar. The IoU of an image without a defect is undefined and does not count.
+        N.
     """
-    p, t, inside = torch.sigmoid(logits), batch.target, batch.inside
-    focal = (t - p).abs() ** FOCAL_GAMMA * F.binary_cross_entropy_with_logits(logits, t, reduction="none")
-    focal = (focal * inside).sum() / inside.sum()
+    p = torch.sigmoid(logits)
+    focal = (target - p).abs() ** FOCAL_GAMMA * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = (focal * inside).sum((1, 2)) / inside.sum((1, 2))
     p = p * inside
-    area = p.sum((1, 2)) + t.sum((1, 2))
-    dice = 1 - (2 * (p * t).sum((1, 2)) + 1) / (area + 1)
-    found, true = (logits > 0) & (inside > 0), t >= 0.5
+    area = p.sum((1, 2)) + target.sum((1, 2))
+    dice = 1 - (2 * (p * target).sum((1, 2)) + 1) / (area + 1)
+    found, true = (logits > 0) & (inside > 0), target >= 0.5
     union = (found | true).sum((1, 2))
     iou = (found & true).sum((1, 2)) / union.clamp(min=1)
-    defective = true.any(2).any(1)
-    error = ((quality - iou) ** 2 * defective).sum() / defective.sum().clamp(min=1)
-    return FOCAL_WEIGHT * focal + dice.mean() + error
+    return FOCAL_WEIGHT * focal + dice + (quality - iou) ** 2 * judged
 
 
-def validation_dice(model: Model, examples: Examples, image_ids: Sequence[int], batch_size: int) -> float:
-    """Soft dice of all images together, good ones included: 2 sum(pt) / (sum(p) + sum(t))."""
-    both = total = 0.0
+def answer(
+    model: Model, embeddings: torch.Tensor, items: Sequence[Item], places: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the decoder says to items that are alike.
+
+    Args:
+        model: The model.
+        embeddings: Image embeddings, B x 256 x h x w.
+        items: The items.
+        places: Which image each item is of.
+
+    Returns:
+        Low-resolution logits, N x L x L, and predicted IoU, N.
+    """
+    index = torch.tensor(places, device=embeddings.device)
+    sparse = encode(model.sam, items)
+    dense = model.sam.prompt_encoder.no_mask_embed.weight.reshape(-1, 1, 1)
+    if items[0].kind == "mask":
+        with torch.no_grad():
+            earlier = decode(model.sam, embeddings.detach(), index, sparse, dense, multimask=False)[0]
+            dense = model.sam.prompt_encoder(points=None, boxes=None, masks=earlier.float())[1]
+    logits, quality = decode(model.sam, embeddings, index, sparse, dense, multimask=False)
+    return logits[:, 0].float(), quality[:, 0].float()
+
+
+def validation_score(
+    fabric: Fabric, model: Model, examples: Examples, image_ids: Sequence[int], schedule: Schedule
+) -> float:
+    """Dice of what is trained: without prompts soft and over all pixels together, given true boxes the mean.
+
+    Returns:
+        The mean of the two where both are trained.
+    """
+    mine = image_ids[fabric.global_rank :: fabric.world_size]
+    sums = torch.zeros(4, dtype=torch.float64)  # twice the overlap and the area without prompts; dice and number with
     with torch.inference_mode():
-        for start in range(0, len(image_ids), batch_size):
-            batch = examples.batch(image_ids[start : start + batch_size])
-            p = torch.sigmoid(model.decode(model.neck(batch.features))[0]) * batch.inside
-            both += float(2 * (p * batch.target).sum())
-            total += float(p.sum() + batch.target.sum())
-    return both / total
+        for start in range(0, len(mine), schedule.batch):
+            step = examples.validation(mine[start : start + schedule.batch])
+            with fabric.autocast():
+                embeddings = examples.embed(step, range(len(step.images)), fabric.device)
+                for items, places in _calls(step, range(len(step.images)), schedule.chunk):
+                    logits, _ = answer(model, embeddings, items, places)
+                    target, inside, _ = _tensors(items, fabric.device)
+                    p = torch.sigmoid(logits) * inside
+                    if items[0].kind == "none":
+                        sums[0] += float(2 * (p * target).sum())
+                        sums[1] += float(p.sum() + target.sum())
+                    else:
+                        found, true = (p > 0.5).float(), (target >= 0.5).float()
+                        area = (found.sum((1, 2)) + true.sum((1, 2))).clamp(min=1)
+                        sums[2] += float((2 * (found * true).sum((1, 2)) / area).sum())
+                        sums[3] += len(items)
+    total = _summed(fabric, sums).cpu()
+    return float(np.mean([float(total[i] / total[i + 1]) for i in (0, 2) if total[i + 1] > 0]))
+
+
+def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, schedule: Schedule) -> float:
+    """Gradients of one step, in this process's parameters the sum over all processes; returns the loss."""
+    counts = {False: step.count(prompted=False), True: step.count(prompted=True)}
+    mine = range(fabric.global_rank, len(step.images), fabric.world_size)
+    total = torch.zeros((), dtype=torch.float64)
+    for piece in _pieces(mine, schedule.accumulate):
+        with fabric.autocast():
+            embeddings = examples.embed(step, piece, fabric.device)
+        learned = embeddings.requires_grad
+        leaf = embeddings.detach().requires_grad_(learned)
+        for items, places in _calls(step, piece, schedule.chunk):
+            with fabric.autocast():
+                logits, quality = answer(model, leaf, items, places)
+            each = losses(logits, quality, *_tensors(items, fabric.device))
+            value = each.sum() / counts[items[0].kind != "none"]
+            fabric.backward(value)
+            total += float(value.detach())
+        if learned and leaf.grad is not None:
+            embeddings.backward(leaf.grad)  # type: ignore[no-untyped-call]
+    _sum_gradients(fabric, model.trained())
+    return float(_summed(fabric, total))
+
+
+def _sum_gradients(fabric: Fabric, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Add gradients up over all processes; what has none in any process keeps none."""
+    if fabric.world_size == 1:
+        return
+    has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=fabric.device)
+    parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+    flat = _summed(fabric, torch.cat([has, *parts]))
+    has, *parts = torch.split(flat, [len(has), *(len(part) for part in parts)])
+    for parameter, part, there in zip(parameters, parts, has, strict=True):
+        parameter.grad = part.view_as(parameter).clone() if there else None
+
+
+def _calls(step: Step, piece: Sequence[int], chunk: int) -> Iterator[tuple[list[Item], list[int]]]:
+    """Items of some images that are alike, at most `chunk` at once, and the place of each one's image in the piece."""
+    pairs = [(item, place) for place, index in enumerate(piece) for item in step.items[index]]
+    for alike in sorted({item.alike for item, _ in pairs}):
+        same = [pair for pair in pairs if pair[0].alike == alike]
+        for start in range(0, len(same), chunk):
+            some = same[start : start + chunk]
+            yield [item for item, _ in some], [place for _, place in some]
+
+
+def _tensors(items: Sequence[Item], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Targets and insides, N x L x L, and whether the predicted IoU counts, N."""
+    target, inside = (
+        torch.from_numpy(np.stack([getattr(item, name) for item in items]).astype(np.float32)).to(device)
+        for name in ("target", "inside")
+    )
+    judged = [item.kind != "none" or bool((item.target >= 0.5).any()) for item in items]
+    return target, inside, torch.tensor(judged, dtype=torch.float32, device=device)
+
+
+def _pieces(places: Sequence[int], count: int) -> Iterator[Sequence[int]]:
+    size = max(1, math.ceil(len(places) / count))
+    return (places[start : start + size] for start in range(0, len(places), size))
+
+
+def _summed(fabric: Fabric, value: torch.Tensor) -> torch.Tensor:
+    if fabric.world_size == 1:
+        return value
+    total = fabric.all_reduce(value.to(fabric.device), reduce_op="sum")
+    assert isinstance(total, torch.Tensor), "a tensor goes in"
+    return total
 
 
 def _order(good: Sequence[int], defective: Sequence[int], schedule: Schedule, rng: np.random.Generator) -> list[int]:
@@ -219,8 +320,8 @@ def _save(path: Path, progress: Progress, parameters: list[torch.nn.Parameter], 
     write_bytes(path, buffer.getvalue())
 
 
-def _restore(path: Path, parameters: list[torch.nn.Parameter], optimizer: torch.optim.AdamW) -> Progress:
-    state = torch.load(path, map_location=parameters[0].device, weights_only=True)
+def _restore(content: bytes, parameters: list[torch.nn.Parameter], optimizer: torch.optim.AdamW) -> Progress:
+    state = torch.load(io.BytesIO(content), map_location=parameters[0].device, weights_only=True)
     with torch.no_grad():
         for parameter, saved in zip(parameters, state.pop("parameters"), strict=True):
             parameter.copy_(saved)

@@ -1,54 +1,53 @@
-"""SAM: segment defects with Segment Anything, its mask decoder trained to find them without a prompt.
+"""SAM: segment defects with Segment Anything, prompted by boxes, points or another run, or without any prompt.
 
     maskbridge train sam datasets/bottle runs/bottle-sam-0 --fold 0
+    maskbridge predict runs/bottle-sam-0 datasets/bottle --prompts runs/bottle-yolo-world-0 --out runs/bottle-both-0
     maskbridge train sam datasets/bottle runs/tiny --preset tiny       # small, from scratch
 
-The image encoder stays frozen and runs once per image: its output is kept on disk and shared by all folds.
-What is trained is the mask decoder and, where the encoder is not SAM's own, a small neck before it. The
-sigmoid of the low-resolution logits is the anomaly map.
+By default the image encoder stays frozen and runs once per image: its output is kept on disk and shared by all folds.
+What is trained is the mask decoder and, where the encoder is not SAM's own, a small neck before it; `--train lora` and
+`--train full` go into the encoder. Without a prompt the sigmoid of the low-resolution logits is the anomaly map.
 Kirillov et al., Segment Anything, 2023, https://arxiv.org/abs/2304.02643.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
-from maskbridge.errors import DatasetError, OptionError, WeightsError
-from maskbridge.files import read_json, write_bytes, write_json
+from maskbridge.errors import DatasetError, OptionError
 from maskbridge.negatives import negative_count
+from maskbridge.prompts import ORACLE, TRUE_BOXES, absolute_source, find_prompts, refuse_unfit_source
 from maskbridge.weights import AUTO, NONE
 
-if TYPE_CHECKING:
-    import torch
-
-    from finetune._sam_model import Model
-
 SUPERVISED = True
-PREDICT_OPTIONS = ("prompts",)
+PREDICT_OPTIONS = ("prompts", "grid", "chunk")
+MODEL_FORMATS = {"segment-anything": "pth", "onnx": "onnx"}
 
 PRESETS = {
     "tiny": {"arch": "tiny", "weights": NONE, "image_size": 128, "epochs": 10, "lr": 1e-3},
 }
+
+#: Words of `--prompts` that need no other run; anything else is one.
+_GRID = "grid"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Options."""
 
-    arch: Literal["auto", "vit_b", "vit_l", "vit_h", "backbone", "tiny"] = "auto"
-    """Image encoder: SAM's own (vit_b, vit_l, vit_h), a pretrained torchvision network (backbone), or a small
-    random ViT (tiny). auto: vit_b if its checkpoint is at hand, else backbone if its weights are."""
+    arch: Literal["auto", "vit_b", "vit_l", "vit_h", "vit_t", "backbone", "tiny"] = "auto"
+    """Image encoder: SAM's own (vit_b, vit_l, vit_h), MobileSAM's (vit_t), a pretrained torchvision network
+    (backbone), or a small random ViT (tiny). auto: vit_b if its checkpoint is at hand, else backbone if its weights
+    are."""
 
     weights: str = AUTO
     """SAM's weights: a checkpoint, auto (look it up, else download it) or none (random). backbone and tiny
-    take the prompt encoder and mask decoder from it."""
+    take the prompt encoder and mask decoder from it; so does any other from a checkpoint of these two alone."""
 
     backbone: str = "mobilenet_v2"
     """Torchvision network of the arch backbone."""
@@ -58,6 +57,35 @@ class Config:
 
     image_size: int = 384
     """Longest side that images are resized to, pixels; the official models always take 1024."""
+
+    train: Literal["decoder", "lora", "full"] = "decoder"
+    """What is trained: the mask decoder (and the neck of backbone and tiny), low-rank adapters in encoder and decoder
+    with the rest of the decoder, or encoder and decoder."""
+
+    lora_rank: int = 4
+    """Rank of the adapters."""
+
+    lora_targets: tuple[str, ...] = ()
+    """Name of linear layers that get adapters; give it again for each (none: all of attention)."""
+
+    cache: Literal["fp16", "fp32", "off"] = "fp16"
+    """How a frozen encoder's output is kept on disk; off: it runs again for every image of every epoch."""
+
+    views: int = 1
+    """Fixed views of each training image (turned, mirrored), 1 to 8, each of which is cached."""
+
+    augment: bool = False
+    """Turn, mirror, crop and light every image anew, which turns the cache off."""
+
+    train_prompts: tuple[str, ...] = ("none", "box", "point", "mask")
+    """Kind of prompt that is trained: none, box, point, or mask (a box and the mask made of it before); give it again
+    for each."""
+
+    instances: int = 4
+    """Defects of an image that are prompted for in one step, at most."""
+
+    jitter: float = 0.1
+    """Standard deviation of a training box's sides in parts of its width and height."""
 
     epochs: int = 10
     """Passes over the defective images."""
@@ -69,7 +97,13 @@ class Config:
     """Weight decay of AdamW."""
 
     batch: int = 8
-    """Images in one step."""
+    """Images in one step, over all devices."""
+
+    accumulate: int = 1
+    """Pieces that each device takes a step in: less memory, the same result."""
+
+    chunk: int = 8
+    """Prompts in one call of the decoder: memory against speed, the same result."""
 
     negatives: str = "1x"
     """Good images in an epoch, drawn anew each time: all, a number, or a ratio to the defective ones (1.5x)."""
@@ -77,133 +111,120 @@ class Config:
     patience: int = 8
     """Epochs without a better validation dice after which training stops."""
 
-    prompts: Literal["none"] = "none"
-    """What points SAM at defects: none, the decoder finds them by itself."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """Numbers that training computes with; auto: bf16 on a GPU that has it, else 32."""
+
+    devices: int = 1
+    """Devices of each machine to train on."""
+
+    nodes: int = 1
+    """Machines to train on; give the command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set."""
+
+    prompts: str = NONE
+    """What points SAM at defects: none (it finds them by itself), grid (points all over the image), a run folder (its
+    boxes, or the peaks of its maps), or oracle (the true boxes; only masks are then judged)."""
+
+    grid: int = 16
+    """Points along each side of the grid."""
+
+    def __post_init__(self) -> None:
+        """Keep a run by its absolute path."""
+        object.__setattr__(self, "prompts", absolute_source(self.prompts, (NONE, _GRID)))
+        for name in ("train_prompts", "lora_targets"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+def truth_given(config: Config) -> str | None:
+    """What of the truth predictions are given."""
+    return TRUE_BOXES if config.prompts == ORACLE else None
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
-    """Train the mask decoder, and the neck where there is one.
+    """Train, and keep the best epoch by the validation images.
 
-    Writes `sam.pt`, a plain SAM state dict, and `sam.json`, how to build the model for it.
+    Writes `sam.pt`, a plain SAM state dict, and `sam.json`, how to build the model for it; with adapters also
+    `lora.pt`, the adapters and the rest of what was trained.
 
     Raises:
         DatasetError: When no image of the training part has a defect.
         OptionError: When an option does not fit.
+        RunError: When the run that is to prompt does not fit.
         WeightsError: When weights cannot be found or do not fit.
     """
-    import torch
-
-    from finetune._sam_checkpoints import start
-    from finetune._sam_embeddings import Embeddings
-    from finetune._sam_training import Examples, Schedule, fit
-
-    device = _device(context.device)
     table = data.dataset.annotations_by_image
     defective = [image_id for image_id in data.train if table[image_id]]
-    good = [image_id for image_id in data.train if not table[image_id]]
     if not defective:
         raise DatasetError("no image to train on has a defect", where=data.dataset.path, found=f"fold {data.fold}")
     _check(config)
-    schedule = Schedule(
-        epochs=config.epochs,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        batch=config.batch,
-        goods=negative_count(config.negatives, good=len(good), defective=len(defective)),
-        patience=config.patience,
-    )
-    torch.manual_seed(context.seed)
-    model, weights_from = start(config)
-    model.sam.to(device)
-    embeddings = Embeddings(model, device)
-    started = time.perf_counter()
-    for image_id in context.track([*data.train, *data.val], "image embeddings"):
-        embeddings.features(data.dataset, image_id)
-    embedding_seconds = time.perf_counter() - started
-    facts = fit(
-        model,
-        Examples(data.dataset, model, embeddings),
-        good=good,
-        defective=defective,
-        val=data.val if any(table[image_id] for image_id in data.val) else (),
-        schedule=schedule,
-        context=context,
-    )
-    _save(model, config, weights)
-    return Trained(
-        parameters=sum(parameter.numel() for parameter in model.sam.parameters()),
-        weights_from=weights_from,
-        facts={
-            "arch": model.arch,
-            "embedding_seconds": round(embedding_seconds, 2),
-            "good_images_per_epoch": schedule.goods,
-            **facts,
-        },
-    )
+    negative_count(config.negatives, good=len(data.train), defective=len(defective))
+    if config.prompts not in (NONE, _GRID):
+        refuse_unfit_source(config.prompts, data.dataset, data.fold)
+
+    from finetune._sam_finetune import finetune
+    from finetune._sam_launch import launch
+
+    return launch(finetune, config, context, data, weights)
 
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
-    """Anomaly map of each image, without padding, at the decoder's resolution; its maximum is the score.
+    """Predict images; what is given for each depends on the prompts.
+
+    Without any: the anomaly map, without padding, at the decoder's resolution; its maximum is the score. With the true
+    boxes: a mask for each. With another run or a grid: a mask for each prompt, the map and the score they make.
+
+    Raises:
+        RunError: When the run that is to prompt does not fit.
+        WeightsError: When the checkpoint is not there or does not fit.
+    """
+    prompts = None if config.prompts in (NONE, _GRID) else find_prompts(config.prompts, data)
+
+    from finetune._sam_checkpoints import open_run
+    from finetune._sam_launch import device_of
+    from finetune._sam_prediction import Predictor
+
+    device = device_of(context.device)
+    model = open_run(weights)
+    model.sam.to(device)
+    predictor = Predictor(model, data.dataset, device, config.chunk)
+    for image_id in data.image_ids:
+        if config.prompts == NONE:
+            yield predictor.without_prompt(image_id)
+        elif config.prompts == _GRID:
+            yield predictor.of_grid(image_id, config.grid)
+        elif config.prompts == ORACLE:
+            assert prompts is not None, "the truth prompts"
+            yield predictor.of_truth(image_id, prompts(image_id))
+        else:
+            assert prompts is not None, "a run prompts"
+            yield predictor.of_prompts(image_id, prompts(image_id))
+
+
+def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
+    """Write the model for `segment_anything` or, without the image encoder, as ONNX.
 
     Raises:
         WeightsError: When the checkpoint is not there or does not fit.
     """
-    import torch
+    from finetune._sam_export import export_onnx, export_state_dict
 
-    from finetune._sam_embeddings import Embeddings, crop_padding
-
-    model = _load(weights)
-    device = _device(context.device)
-    model.sam.to(device)
-    embeddings = Embeddings(model, device)
-    for image_id in context.track(data.image_ids, "predicting"):
-        with torch.inference_mode():
-            features = torch.from_numpy(embeddings.compute(data.dataset, image_id)).to(device).float()
-            logits, _ = model.decode(model.neck(features[None]))
-            low = torch.sigmoid(logits[0]).cpu()
-            size_hw = data.dataset.image_by_id[image_id].size_hw
-            anomaly = crop_padding(low, size_hw, model.image_size).numpy()
-        yield Prediction(image_id=image_id, score=float(anomaly.max()), map=anomaly)
+    (export_onnx if format == "onnx" else export_state_dict)(weights, out)
 
 
 def _check(config: Config) -> None:
-    for name, least in (("epochs", 1), ("batch", 1), ("patience", 0), ("lr", 0.0), ("weight_decay", 0.0)):
+    bounds = {
+        "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "lora_rank": 1,
+        "patience": 0, "lr": 0.0, "weight_decay": 0.0, "jitter": 0.0,
+    }  # fmt: skip
+    for name, least in bounds.items():
         value = getattr(config, name)
         if not least <= value < math.inf:
             option = f"--{name.replace('_', '-')}"
             raise OptionError(f"{option} cannot be used", found=value, expected=f"{least} or more")
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == AUTO:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError("--device cannot be used", found=name, remedy="try --device auto") from error
-
-
-def _save(model: Model, config: Config, weights: Path) -> None:
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({name: tensor.cpu() for name, tensor in model.sam.state_dict().items()}, buffer)
-    write_bytes(weights / "sam.pt", buffer.getvalue())
-    card = {"arch": model.arch, "backbone": config.backbone, "image_size": model.image_size}
-    write_json(weights / "sam.json", card)
-
-
-def _load(weights: Path) -> Model:
-    from finetune import _sam_checkpoints, _sam_model
-
-    card = read_json(weights / "sam.json")
-    try:
-        model = _sam_model.build(str(card["arch"]), backbone=str(card["backbone"]), image_size=int(card["image_size"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            "does not say how to build the model", where=weights / "sam.json", found=repr(error)
-        ) from error
-    _sam_checkpoints.load_sam(model, weights / "sam.pt")
-    return model
+    if not 1 <= config.views <= 8:
+        raise OptionError("--views cannot be used", found=config.views, expected="1 to 8")
+    if config.augment and config.views > 1:
+        found = f"--views {config.views}"
+        raise OptionError("--augment makes a new view each time", found=found, expected="one of the two")
+    kinds, found = ("none", "box", "point", "mask"), ", ".join(config.train_prompts)
+    if not config.train_prompts or not set(config.train_prompts) <= set(kinds):
+        raise OptionError("--train-prompts is not known", found=found, expected=", ".join(kinds))

@@ -35,7 +35,7 @@ PREDICT_OPTIONS = ("iou", "tile", "tile_overlap")
 #: Ultralytics' own image size, four times the cost.
 PRESETS: dict[str, dict[str, Any]] = {"gpu": {"imgsz": 640}}
 #: Formats of `maskbridge export-model`.
-MODEL_FORMATS = ("onnx",)
+MODEL_FORMATS = {"onnx": "onnx"}
 #: Detections are kept down to this confidence, so that average precision sees the whole curve.
 LEAST_CONFIDENCE = 0.001
 MOST_DETECTIONS = 100

@@ -105,6 +105,12 @@ def area(rle: RLE) -> int:
     return int(coco_mask.area(packed(rle)))
 
 
+def box(rle: RLE) -> tuple[float, float, float, float] | None:
+    """Left, top, width, height of a mask's tight box, half-open; None where the mask is empty."""
+    left, top, width, height = (float(value) for value in coco_mask.toBbox(packed(rle)))
+    return (left, top, width, height) if width and height else None
+
+
 def packed(rle: RLE) -> dict[str, Any]:
     """An RLE as pycocotools takes it: `counts` in bytes."""
     return {"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}

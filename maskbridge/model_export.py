@@ -32,7 +32,7 @@ def export_run(path: Path, out: Path | None, format: str, *, overwrite: bool = F
     run = Run.open(path)
     name = run.info["approach"]
     approach = plugins.load("approach", name)
-    formats = getattr(approach, "MODEL_FORMATS", ())
+    formats: dict[str, str] = getattr(approach, "MODEL_FORMATS", {})
     if format not in formats:
         raise OptionError(
             f"{name} is not exported in this format",
@@ -41,7 +41,7 @@ def export_run(path: Path, out: Path | None, format: str, *, overwrite: bool = F
         )
     if run.info["fold"] == "all":
         raise RunError("is a merged cross-validation", where=run.path, remedy=f"export one fold: {run.path}/fold0")
-    out = out or run.weights / f"{name}.{format}"
+    out = out or run.weights / f"{name}.{formats[format]}"
     if out.is_dir():
         raise RunError("is a folder", where=out, expected="a file to write")
     if out.exists() and not overwrite:

@@ -154,7 +154,7 @@ def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def _peak(full: npt.NDArray[np.float32], result: Result) -> tuple[float, float]:
-    """Centre of the highest pixel of a component, x and y; of several the middle one, so that a plateau is hit inside."""
+    """Centre of the highest pixel of a component, x and y; of several the middle one, which a plateau holds."""
     inside = geometry.decode(result["segmentation"]) > 0
     rows, columns = np.nonzero(inside & (full >= full[inside].max()))
     middle = len(rows) // 2

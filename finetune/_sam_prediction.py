@@ -1,0 +1,183 @@
+"""What a trained SAM says of images: without a prompt an anomaly map, of prompts a mask each.
+
+    predictor = Predictor(model, dataset, device)
+    predictor.map(image_id)                                  # h x w, share of defect
+    masks = predictor.masks(image_id, prompts)               # low-resolution logits and predicted IoU
+
+Masks are those of `segment_anything.SamPredictor` with the same weights and prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything.utils.transforms import ResizeLongestSide
+from torchvision.ops import nms
+
+from finetune._sam_decoder import decode
+from finetune._sam_embeddings import Embeddings, crop_padding, input_size
+from finetune._sam_model import Model
+from maskbridge import geometry
+from maskbridge.approach import Detection, Prediction
+from maskbridge.dataset import Dataset
+from maskbridge.derive import MOST_DETECTIONS
+from maskbridge.prompts import Prompt
+
+#: Boxes of masks from a grid that overlap more are one defect, as in `SamAutomaticMaskGenerator`.
+GRID_NMS_IOU = 0.7
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Answers to the prompts of one image.
+
+    Attributes:
+        logits: N x L x L, low-resolution frame; above 0 is defect.
+        quality: Predicted IoU, N.
+    """
+
+    logits: torch.Tensor
+    quality: torch.Tensor
+
+
+class Predictor:
+    """Predicts the images of a dataset.
+
+    Args:
+        model: The model, in prediction mode.
+        dataset: The dataset.
+        device: Where the model lies.
+        chunk: Prompts in one call of the decoder.
+    """
+
+    def __init__(self, model: Model, dataset: Dataset, device: torch.device, chunk: int) -> None:
+        """Hash the trunk; nothing is predicted yet."""
+        self._model, self._dataset, self._device, self._chunk = model, dataset, device, chunk
+        self._embeddings = Embeddings(model, device)
+        self._resize = ResizeLongestSide(model.image_size)
+        self._dense = model.sam.prompt_encoder.no_mask_embed.weight.detach().reshape(-1, 1, 1)
+
+    def without_prompt(self, image_id: int) -> Prediction:
+        """Anomaly map of an image, without padding, at the decoder's resolution; its maximum is the score."""
+        with torch.inference_mode():
+            sparse = torch.zeros(1, 0, self._dense.shape[0], device=self._device)
+            logits = self._decode(self._embed(image_id), sparse).logits
+            anomaly = self._map(torch.sigmoid(logits[0]), image_id)
+        return Prediction(image_id=image_id, score=float(anomaly.max()), map=anomaly)
+
+    def of_truth(self, image_id: int, prompts: Sequence[Prompt]) -> Prediction:
+        """One mask for each prompt, in their order, with the prompt's box."""
+        with torch.inference_mode():
+            masks = self.masks(image_id, prompts)
+            rles = list(self._rles(masks.logits, image_id))
+        detections = [
+            Detection(box_ltwh=_box_of(prompt), score=float(quality), segmentation=rle)
+            for prompt, quality, rle in zip(prompts, masks.quality, rles, strict=True)
+        ]
+        return Prediction(image_id=image_id, detections=detections)
+
+    def of_prompts(self, image_id: int, prompts: Sequence[Prompt]) -> Prediction:
+        """One mask for each prompt, as sure as its source and the predicted IoU together."""
+        with torch.inference_mode():
+            masks = self.masks(image_id, prompts)
+            scores = masks.quality.clamp(0, 1) * torch.tensor([prompt.score for prompt in prompts])
+            return self._prediction(image_id, masks.logits, scores, prompts)
+
+    def of_grid(self, image_id: int, per_side: int) -> Prediction:
+        """Masks of points all over the image, as sure as their predicted IoU, one for each place."""
+        height, width = self._dataset.image_by_id[image_id].size_hw
+        steps = (np.arange(per_side) + 0.5) / per_side
+        prompts = [Prompt(point_xy=(float(x * width), float(y * height))) for y in steps for x in steps]
+        with torch.inference_mode():
+            masks = self.masks(image_id, prompts)
+            low = (masks.logits > 0).flatten(1).any(1)
+            boxes = torch.stack([_low_box(logits) for logits in masks.logits[low]]) if low.any() else torch.zeros(0, 4)
+            kept = nms(boxes, masks.quality[low], GRID_NMS_IOU)[:MOST_DETECTIONS]
+            chosen = torch.nonzero(low)[:, 0][kept]
+            some = [prompts[i] for i in chosen.tolist()]
+            return self._prediction(image_id, masks.logits[chosen], masks.quality[chosen].clamp(0, 1), some)
+
+    def masks(self, image_id: int, prompts: Sequence[Prompt]) -> Masks:
+        """Answers to prompts, which are all boxes or all points, on the CPU."""
+        side = 4 * int(self._model.sam.prompt_encoder.image_embedding_size[0])
+        if not prompts:
+            return Masks(torch.zeros(0, side, side), torch.zeros(0))
+        embedding, size_hw = self._embed(image_id), self._dataset.image_by_id[image_id].size_hw
+        answers = []
+        for start in range(0, len(prompts), self._chunk):
+            sparse = self._encode(prompts[start : start + self._chunk], size_hw)
+            answers.append(self._decode(embedding, sparse))
+        return Masks(torch.cat([each.logits for each in answers]), torch.cat([each.quality for each in answers]))
+
+    def _embed(self, image_id: int) -> torch.Tensor:
+        features = torch.from_numpy(self._embeddings.compute(self._dataset, image_id)).to(self._device).float()
+        return self._model.neck(features[None])
+
+    def _encode(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> torch.Tensor:
+        encoder = self._model.sam.prompt_encoder
+        if prompts[0].box_ltwh is None:
+            points = np.array([[prompt.point_xy] for prompt in prompts], np.float64)
+            coordinates = torch.from_numpy(self._resize.apply_coords(points, size_hw)).float().to(self._device)
+            labels = torch.ones(len(prompts), 1, device=self._device)
+            sparse: torch.Tensor = encoder(points=(coordinates, labels), boxes=None, masks=None)[0]
+            return sparse
+        ltwh = np.array([prompt.box_ltwh for prompt in prompts], np.float64)
+        ltrb = np.concatenate([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]], axis=1)
+        boxes = torch.from_numpy(self._resize.apply_boxes(ltrb, size_hw)).float().to(self._device)
+        sparse = encoder(points=None, boxes=boxes, masks=None)[0]
+        return sparse
+
+    def _decode(self, embedding: torch.Tensor, sparse: torch.Tensor) -> Masks:
+        index = torch.zeros(len(sparse), dtype=torch.int64, device=self._device)
+        logits, quality = decode(self._model.sam, embedding, index, sparse, self._dense, multimask=False)
+        return Masks(logits[:, 0].float().cpu(), quality[:, 0].float().cpu())
+
+    def _map(self, low: torch.Tensor, image_id: int) -> npt.NDArray[np.float32]:
+        size_hw = self._dataset.image_by_id[image_id].size_hw
+        anomaly: npt.NDArray[np.float32] = crop_padding(low, size_hw, self._model.image_size).numpy()
+        return anomaly
+
+    def _rles(self, logits: torch.Tensor, image_id: int) -> Iterator[geometry.RLE]:
+        """Masks at the original size."""
+        size_hw = self._dataset.image_by_id[image_id].size_hw
+        inside = input_size(size_hw, self._model.image_size)
+        for one in logits:
+            full = self._model.sam.postprocess_masks(one[None, None], inside, size_hw)[0, 0]
+            yield geometry.encode((full > self._model.sam.mask_threshold).numpy().astype(np.uint8))
+
+    def _prediction(
+        self, image_id: int, logits: torch.Tensor, scores: torch.Tensor, prompts: Sequence[Prompt]
+    ) -> Prediction:
+        """Detections with the box of their mask (the prompt's where it is empty), and the map and score they make."""
+        detections = [
+            Detection(
+                box_ltwh=geometry.box(rle) or _box_of(prompt),
+                score=float(score),
+                category_id=prompt.category_id,
+                segmentation=rle,
+            )
+            for prompt, score, rle in zip(prompts, scores, self._rles(logits, image_id), strict=True)
+        ]
+        weighed = torch.sigmoid(logits) * scores[:, None, None]
+        anomaly = self._map(weighed.amax(0) if len(weighed) else torch.zeros(logits.shape[1:]), image_id)
+        score = max((detection.score for detection in detections), default=0.0)
+        return Prediction(image_id=image_id, score=score, map=anomaly, detections=detections)
+
+
+def _box_of(prompt: Prompt) -> tuple[float, float, float, float]:
+    """The prompt's box; of a point the pixel that it lies in."""
+    if prompt.box_ltwh is not None:
+        return prompt.box_ltwh
+    assert prompt.point_xy is not None, "a prompt is a box or a point"
+    x, y = prompt.point_xy
+    return float(int(x)), float(int(y)), 1.0, 1.0
+
+
+def _low_box(logits: torch.Tensor) -> torch.Tensor:
+    """Left, top, right, bottom of what is above 0, in cells."""
+    rows, columns = torch.nonzero(logits > 0, as_tuple=True)
+    return torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()

@@ -1,0 +1,223 @@
+"""What the mask decoder is asked in training: prompts drawn from true defects, and from places without one.
+
+    truth = Truths(dataset, model).of(image_id, view=0)
+    items = draw(truth, kinds=("none", "box"), instances=4, jitter=0.1, sizes=sizes, rng=np.random.default_rng(0))
+    sparse = encode(model.sam, items)               # N x T x 256
+
+Kinds of prompts: `none`, the whole image, whose target is all defects together; `box`, jittered; `point`, one to three
+inside; `mask`, a box and the mask that the decoder itself made of it. An image is also asked with a box or point where
+it has no defect: then the target is empty and the quality zero. Frames are those of `_sam_embeddings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything.modeling import Sam
+
+from finetune._sam_embeddings import low_resolution_target, turn
+from finetune._sam_model import Model
+from maskbridge import geometry
+from maskbridge.dataset import Dataset
+
+KINDS = ("none", "box", "point", "mask")
+
+#: Points drawn for one prompt at most.
+MOST_POINTS = 3
+#: Tries to place a box where there is no defect.
+_TRIES = 10
+#: Labels of SAM's points: inside, and the two corners of a box.
+_INSIDE, _CORNERS = 1, (2, 3)
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """An image's defects in the low-resolution frame.
+
+    Attributes:
+        masks: Share of each cell that each defect covers, D x L x L, float16, [0, 1].
+        union: The same of all defects together, L x L.
+        inside: Share of each cell that is image, not padding, L x L.
+        boxes: Left, top, right, bottom of each defect in the input frame, D x 4.
+        cell: Side of a cell in the input frame, pixels.
+    """
+
+    masks: npt.NDArray[np.float16]
+    union: npt.NDArray[np.float16]
+    inside: npt.NDArray[np.float16]
+    boxes: Floats
+    cell: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question to the mask decoder, and the right answer.
+
+    Attributes:
+        kind: One of `KINDS`.
+        points: Points or the two corners of a box, T x 2, x and y in the input frame; none for `none`.
+        target: L x L, float16, [0, 1].
+        inside: L x L, float16, [0, 1].
+    """
+
+    kind: str
+    points: Floats
+    target: npt.NDArray[np.float16]
+    inside: npt.NDArray[np.float16]
+
+    @property
+    def alike(self) -> tuple[bool, bool, int]:
+        """Items that are equal in this fit into one batch of the decoder."""
+        return self.kind == "mask", self.kind == "point", len(self.points)
+
+
+class Truths:
+    """Low-resolution truth of images, made when first asked for and kept.
+
+    Args:
+        dataset: The dataset.
+        model: Gives the frames.
+    """
+
+    def __init__(self, dataset: Dataset, model: Model) -> None:
+        """Nothing is made yet."""
+        self._dataset, self._size = dataset, model.image_size
+        self._low = 4 * int(model.sam.prompt_encoder.image_embedding_size[0])
+        self._kept: dict[tuple[int, int], Truth] = {}
+
+    def of(self, image_id: int, view: int = 0) -> Truth:
+        """The truth of an image in one of its views."""
+        if (image_id, view) not in self._kept:
+            masks = [turn(mask, view) for mask in masks_of(self._dataset, image_id)]
+            height, width = self._dataset.image_by_id[image_id].size_hw
+            self._kept[image_id, view] = self.make(masks, (width, height) if view % 2 else (height, width))
+        return self._kept[image_id, view]
+
+    def make(self, masks: Sequence[npt.NDArray[np.uint8]], size_hw: tuple[int, int]) -> Truth:
+        """The truth of masks, H x W each, 0 or 1, turned frame; there may be none."""
+        union, inside = self._lowered(np.maximum.reduce([np.zeros(size_hw, np.uint8), *masks]))
+        lowered = [self._lowered(mask)[0] for mask in masks]
+        boxes = np.array([_box(mask) for mask in masks], np.float32).reshape(-1, 4)
+        return Truth(
+            masks=np.stack(lowered) if lowered else np.zeros((0, self._low, self._low), np.float16),
+            union=union,
+            inside=inside,
+            boxes=boxes * np.float32(self._size / max(size_hw)),
+            cell=self._size // self._low,
+        )
+
+    def _lowered(self, mask: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float16]]:
+        return [share.astype(np.float16) for share in low_resolution_target(mask, self._size, self._low)]
+
+
+def masks_of(dataset: Dataset, image_id: int) -> list[npt.NDArray[np.uint8]]:
+    """Mask of each defect of an image, H x W, 0 or 1, original frame."""
+    return [geometry.decode(annotation["segmentation"]) for annotation in dataset.annotations_by_image[image_id]]
+
+
+def draw(
+    truth: Truth,
+    *,
+    kinds: Sequence[str],
+    instances: int,
+    jitter: float,
+    sizes: Floats,
+    rng: np.random.Generator,
+) -> list[Item]:
+    """The items of one image in one step.
+
+    Args:
+        truth: The image's truth.
+        kinds: Kinds to draw from.
+        instances: Defects that are prompted for at most, drawn anew.
+        jitter: Standard deviation of a box's sides in parts of its width and height.
+        sizes: Widths and heights of defects in the input frame, M x 2, for prompts where there is none.
+        rng: Decides everything random.
+    """
+    items = [Item("none", np.zeros((0, 2), np.float32), truth.union, truth.inside)] if "none" in kinds else []
+    prompted = [kind for kind in kinds if kind != "none"]
+    if not prompted:
+        return items
+    for index in rng.permutation(len(truth.masks))[:instances]:
+        kind = prompted[rng.integers(len(prompted))]
+        if kind == "point":
+            points = _points(truth.masks[index] > 0.5, rng.integers(1, MOST_POINTS + 1), truth.cell, rng)
+            if points is None:  # a defect too small to cover half a cell
+                points = _points(truth.masks[index] >= truth.masks[index].max(), 1, truth.cell, rng)
+            assert points is not None, "every mask has a cell that is its largest"
+        else:
+            points = _jittered(truth.boxes[index], jitter, _extent(truth), rng)
+        items.append(Item(kind, points, truth.masks[index], truth.inside))
+    nowhere_kinds = [kind for kind in ("box", "point") if kind in prompted] or ["box"]
+    nowhere = _nowhere(truth, nowhere_kinds[rng.integers(len(nowhere_kinds))], sizes, rng)
+    return items if nowhere is None else [*items, nowhere]
+
+
+def encode(sam: Sam, items: Sequence[Item]) -> torch.Tensor:
+    """Prompt tokens of items that are alike, N x T x 256; points get SAM's padding token, boxes and `none` do not."""
+    device = sam.device
+    points = torch.from_numpy(np.stack([item.points for item in items])).to(device)
+    if items[0].kind == "none":
+        return torch.zeros(len(items), 0, sam.prompt_encoder.embed_dim, device=device)
+    if items[0].kind == "point":
+        labels = torch.full(points.shape[:2], float(_INSIDE), device=device)
+        sparse: torch.Tensor = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)[0]
+    else:
+        sparse = sam.prompt_encoder(points=None, boxes=points.reshape(-1, 4), masks=None)[0]
+    return sparse
+
+
+def _box(mask: npt.NDArray[np.uint8]) -> list[int]:
+    rows, columns = geometry.frame(mask)
+    return [columns.start, rows.start, columns.stop, rows.stop]
+
+
+def _extent(truth: Truth) -> Floats:
+    """Width and height of the image in the input frame."""
+    height, width = (float(truth.inside.astype(np.float32).max(axis).sum()) * truth.cell for axis in (1, 0))
+    return np.array([width, height], np.float32)
+
+
+def _jittered(box: Floats, jitter: float, extent: Floats, rng: np.random.Generator) -> Floats:
+    """Corners of a box, 2 x 2, each side moved and kept inside the image."""
+    corners = box.reshape(2, 2)
+    size = corners[1] - corners[0]
+    moved = corners + rng.normal(0.0, jitter, (2, 2)) * size
+    moved = np.clip(np.sort(moved, axis=0), 0, extent)
+    return np.where(moved[1] - moved[0] < 1, corners, moved).astype(np.float32)
+
+
+def _points(where: npt.NDArray[np.bool_], count: Any, cell: int, rng: np.random.Generator) -> Floats | None:
+    """Points inside cells drawn at random, count x 2; None where there is no cell."""
+    rows, columns = np.nonzero(where)
+    if not len(rows):
+        return None
+    chosen = rng.integers(len(rows), size=int(count))
+    cells = np.stack([columns[chosen], rows[chosen]], axis=1)
+    return ((cells + rng.random(cells.shape)) * cell).astype(np.float32)
+
+
+def _nowhere(truth: Truth, kind: str, sizes: Floats, rng: np.random.Generator) -> Item | None:
+    """A prompt where there is no defect; None where no place was found."""
+    empty = np.zeros_like(truth.union)
+    free = (truth.union == 0) & (truth.inside == 1)
+    if kind == "point":
+        points = _points(free, rng.integers(1, MOST_POINTS + 1), truth.cell, rng)
+        return None if points is None else Item(kind, points, empty, truth.inside)
+    extent = _extent(truth)
+    for _ in range(_TRIES):
+        size = np.minimum(sizes[rng.integers(len(sizes))], extent)
+        corner = rng.random(2) * (extent - size)
+        box = np.stack([corner, corner + size])
+        left, top = (box[0] / truth.cell).astype(int)
+        right, bottom = np.ceil(box[1] / truth.cell).astype(int)
+        if not truth.union[top:bottom, left:right].any():
+            return Item(kind, box.astype(np.float32), empty, truth.inside)
+    return None
