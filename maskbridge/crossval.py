@@ -111,6 +111,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
         {key: first[key] for key in ("approach", "options", "dataset", "seed", "device", "weights_from")}
         | {
             "fold": "all",
+            "truth_given": runs[0].truth_given,
             "folds": [run.path.name for run in runs],
             "parameters": first["parameters"],
             "seconds": _over(runs, "seconds", sum),
