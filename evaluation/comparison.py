@@ -154,7 +154,10 @@ def comparison_text(one: Evaluation, other: Evaluation, comparisons: Sequence[Co
             "",
             *(line.rstrip() for line in lines),
             "",
-            *(f"Of {name} masks alone are judged: {why}." for name, why in whys.items()),
+            *(
+                f"{name}: metrics of images, pixels, boxes and types are undefined; {why}."
+                for name, why in whys.items()
+            ),
             *told,
             "",
             "Paired bootstrap over groups of images; it covers the sampling of images, not of trainings. p is for each "

@@ -13,8 +13,9 @@ const USUAL_LAYERS = ["truth", "boxes", "masks", "map"];
 const OUTCOMES = { missed: "missed", alarm: "false alarm", right: "right" };
 const ORDERS = { worst: "worst first", high: "highest score first", low: "lowest score first", name: "file name" };
 
-// Columns on which at least two runs are compared.
+// Columns on which runs of a table are compared, and the first table that has two.
 const compared = data.columns.filter((column) => data.comparisons[column.key].length);
+const ranked = data.tables.find((table) => table.runs.length > 1);
 
 // Judgement of each run: margins above the threshold, and the cuts that reach every distinct count.
 const judges = data.runs.map((run) => {
@@ -46,7 +47,7 @@ const state = usualState();
 function usualState() {
   return {
     runs: data.runs.map((_, run) => run < 5),
-    metric: compared.length ? compared[0].key : null,
+    metric: ranked ? data.columns[ranked.columns[0]].key : null,
     sort: null,
     layers: new Set(USUAL_LAYERS),
     outcome: "any",
