@@ -1,6 +1,6 @@
-"""A leaderboard as Markdown: the table of runs, who beats whom, the spread over folds and over seeds.
+"""A leaderboard as Markdown: tables of runs, who beats whom, the spread over folds and over seeds.
 
-markdown("bottle", "crossval", evaluations, comparisons)
+markdown("bottle", "crossval", tables(evaluations), comparisons)
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.columns import COLUMNS, COSTS, heading, short
+from evaluation.columns import COSTS, Column, short
 from evaluation.comparison import Comparison
 from evaluation.metrics import Evaluation
+from evaluation.tables import Table
 
 #: What stands in a cell without a value.
 ABSENT = "-"
@@ -21,14 +22,13 @@ ABSENT = "-"
 #: Mark of an interval that is not the bootstrap's.
 SCORE_MARK = "°"
 
-#: Metric of which the table says who beats whom.
-HEADLINE = "image.auroc"
-
 NOTES = (
     "\\* derived: follows from other predictions of the run, such as an image score from detections or "
     "detections from the map at the pixel threshold.",
     "Oracle: at the threshold only the truth could choose. Accuracy uses the threshold fitted without the test part.",
     "Box and mask AP ignore the defect type, except where it says by type.",
+    "Mask IoU and Dice: mean over all defects, each with the one mask that is assigned to it, 0 without one; false "
+    "alarms cost nothing here.",
     "A dash: undefined or not produced; leaderboard.json says why.",
     "Escape rate: share of defective images that pass as good (missed defects). Overkill rate: share of good images "
     "called defective (false alarms).",
@@ -47,20 +47,22 @@ class Row:
         run: Name of its folder.
         approach: Name of the approach.
         weights_from: Where its start weights came from.
+        truth_given: What of the truth it was given; None where nothing.
         metrics: Content of its metrics.json.
     """
 
     run: str
     approach: str
     weights_from: str
+    truth_given: str | None
     metrics: dict[str, Any]
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Row:
         """The row of a run."""
-        info = evaluation.run.info
-        weights_from = str(info.get("weights_from", "unknown"))
-        return cls(evaluation.run.name, str(info["approach"]), weights_from, evaluation.metrics)
+        run = evaluation.run
+        weights_from = str(run.info.get("weights_from", "unknown"))
+        return cls(run.name, str(run.info["approach"]), weights_from, run.truth_given, evaluation.metrics)
 
     @property
     def marks(self) -> list[tuple[str, str]]:
@@ -73,42 +75,33 @@ class Row:
         return marks
 
 
-def markdown(
-    dataset: str, part: str, evaluations: Sequence[Evaluation], comparisons: dict[str, tuple[Comparison, ...]]
-) -> str:
+def markdown(dataset: str, part: str, tables: Sequence[Table], comparisons: dict[str, tuple[Comparison, ...]]) -> str:
     """The tables with their notes.
 
     Args:
         dataset: Name of the dataset.
         part: Parts the runs are of.
-        evaluations: The runs, best first.
-        comparisons: By `family.metric` every pair of runs.
+        tables: The runs, best first.
+        comparisons: By `family.metric` every pair of runs of a table.
     """
-    rows = [Row.of(each) for each in evaluations]
+    rows = [Row.of(each) for table in tables for each in table.evaluations]
     counts, spread = rows[0].metrics["images"], rows[0].metrics["intervals"]
-    headings = ["run", "approach", *(c.heading for c in COLUMNS), *(c.heading for c in COSTS)]
     lines = [
         f"# {_escaped(dataset)}, {part}",
         "",
         f"{counts['good']} good and {counts['defective']} defective images. In brackets the 95 % "
         f"interval ({spread['samples']} bootstrap samples of {spread['groups']} groups of images).",
         "",
-        _line(headings),
-        _line(["---"] * len(headings)),
-        *(_line(_cells(row)) for row in rows),
-        "",
-        *_who_beats_whom(comparisons[HEADLINE]),
-        *_fold_table(rows),
-        *_seed_table(evaluations),
+        *(line for table in tables for line in _table(table, comparisons)),
     ]
     notes = (*NOTES, *dict.fromkeys(f"{mark} {text}." for row in rows for mark, text in row.marks))
     return "\n".join([*lines, *(f"* {note}" for note in notes)]) + "\n"
 
 
-def seed_spreads(evaluations: Sequence[Evaluation]) -> list[tuple[tuple[str, ...], dict[str, dict[str, float]]]]:
+def seed_spreads(table: Table) -> list[tuple[tuple[str, ...], dict[str, dict[str, float]]]]:
     """Runs that differ by their seed alone: their names, and by `family.metric` of each column `mean` and `sd`."""
     alike: dict[str, list[Evaluation]] = {}
-    for each in evaluations:
+    for each in table.evaluations:
         info = each.run.info
         key = repr([info["approach"], info["options"], info["fold"], info.get("weights_from"), each.part])
         alike.setdefault(key, []).append(each)
@@ -117,7 +110,7 @@ def seed_spreads(evaluations: Sequence[Evaluation]) -> list[tuple[tuple[str, ...
         if len({each.run.info.get("seed") for each in group}) < 2:
             continue
         columns: dict[str, dict[str, float]] = {}
-        for column in COLUMNS:
+        for column in table.columns:
             values = [each.metrics[column.family][column.name]["value"] for each in group]
             if None not in values:
                 columns[column.key] = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
@@ -125,11 +118,26 @@ def seed_spreads(evaluations: Sequence[Evaluation]) -> list[tuple[tuple[str, ...
     return spreads
 
 
-def _who_beats_whom(pairs: Sequence[Comparison]) -> list[str]:
+def _table(table: Table, comparisons: dict[str, tuple[Comparison, ...]]) -> list[str]:
+    """Lines of one table and of what is told about its runs."""
+    rows, headline = [Row.of(each) for each in table.evaluations], table.columns[0]
+    names = {row.run for row in rows}
+    return [
+        *([f"## {_escaped(table.title)}", "", _escaped(table.note), ""] if table.title else []),
+        *_head(["run", "approach", *(c.heading for c in table.columns), *(c.heading for c in COSTS)]),
+        *(_line(_cells(row, table.columns)) for row in rows),
+        "",
+        *_who_beats_whom(headline, [pair for pair in comparisons[headline.key] if pair.one in names]),
+        *_fold_table(rows, table.columns),
+        *_seed_table(table),
+    ]
+
+
+def _who_beats_whom(headline: Column, pairs: Sequence[Comparison]) -> list[str]:
     if not pairs:
         return []
     return [
-        f"Who beats whom on {heading(*HEADLINE.split('.'))} (paired bootstrap over groups of images, p-values "
+        f"Who beats whom on {headline.heading} (paired bootstrap over groups of images, p-values "
         "corrected for the number of pairs by Holm's method; leaderboard.json has the other columns):",
         "",
         *(f"* {_escaped(pair.sentence)}" for pair in pairs),
@@ -137,42 +145,42 @@ def _who_beats_whom(pairs: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def _cells(row: Row) -> Iterable[str]:
+def _cells(row: Row, columns: Sequence[Column]) -> Iterable[str]:
     yield _escaped(row.run)
     yield _escaped(row.approach) + "".join(f" {mark}" for mark, _ in row.marks)
-    for column in COLUMNS:
+    for column in columns:
         yield _metric(row.metrics[column.family][column.name])
     for cost in COSTS:
         value = row.metrics["cost"][cost.name]["value"]
         yield ABSENT if value is None else cost.form(value)
 
 
-def _fold_table(rows: Sequence[Row]) -> list[str]:
+def _fold_table(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """Lines of the table of means over folds; none where no run was cross-validated."""
     rows = [row for row in rows if "folds" in row.metrics]
     if not rows:
         return []
-    lines = _spread_head("Mean and standard deviation over the folds:", "run")
+    lines = ["Mean and standard deviation over the folds:", "", *_head(["run", *(c.heading for c in columns)])]
     for row in rows:
         folds = row.metrics["folds"]
-        spreads = (folds.get(column.family, {}).get(column.name, {}) for column in COLUMNS)
+        spreads = (folds.get(column.family, {}).get(column.name, {}) for column in columns)
         lines.append(_line([_escaped(row.run), *(_spread(each) for each in spreads)]))
     return [*lines, ""]
 
 
-def _seed_table(evaluations: Sequence[Evaluation]) -> list[str]:
+def _seed_table(table: Table) -> list[str]:
     """Lines of the table of means over runs that differ by their seed alone; none where there are no such runs."""
-    spreads = seed_spreads(evaluations)
-    lines = _spread_head("Mean and standard deviation over seeds, which the intervals do not cover:", "runs")
+    spreads = seed_spreads(table)
+    title = "Mean and standard deviation over seeds, which the intervals do not cover:"
+    lines = [title, "", *_head(["runs", *(c.heading for c in table.columns)])]
     for names, columns in spreads:
-        cells = (_spread(columns.get(column.key, {})) for column in COLUMNS)
+        cells = (_spread(columns.get(column.key, {})) for column in table.columns)
         lines.append(_line([_escaped(", ".join(names)), *cells]))
     return [*lines, ""] if spreads else []
 
 
-def _spread_head(title: str, first: str) -> list[str]:
-    headings = [first, *(column.heading for column in COLUMNS)]
-    return [title, "", _line(headings), _line(["---"] * len(headings))]
+def _head(headings: Sequence[str]) -> list[str]:
+    return [_line(headings), _line(["---"] * len(headings))]
 
 
 def _spread(folds: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from evaluation._leaderboard_markdown import seed_spreads
 from evaluation._report_commands import approach_defaults, shown_value
 from evaluation._report_images import defect_types
-from evaluation.columns import COLUMNS, COSTS, LOWER_IS_BETTER
+from evaluation.columns import COSTS, LOWER_IS_BETTER, Column
 from evaluation.leaderboard import Leaderboard, Row
 from evaluation.metrics import Evaluation
 from maskbridge.card import card_text
@@ -31,7 +31,8 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
     """The data of a report, without pictures and commands."""
     first = board.evaluations[0]
     dataset, image_ids = first.dataset, sorted(first.view.image_ids)
-    types = defect_types(dataset)
+    types, names = defect_types(dataset), [row.run for row in board.rows]
+    columns = list(dict.fromkeys(column for table in board.tables for column in table.columns))
     images = [dataset.image_by_id[image_id] for image_id in image_ids]
     return {
         "dataset": board.dataset,
@@ -49,26 +50,38 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
         },
         "columns": [
             {"key": c.key, "heading": c.heading, "lower": c.name in LOWER_IS_BETTER, "family": c.family}
-            for c in COLUMNS
+            for c in columns
+        ],
+        "tables": [
+            {
+                "title": table.title,
+                "note": table.note,
+                "runs": [names.index(each.run.name) for each in table.evaluations],
+                "columns": [columns.index(column) for column in table.columns],
+            }
+            for table in board.tables
         ],
         "costs": [cost.heading for cost in COSTS],
-        "byType": [name for family, name in BY_TYPE.items() if any(row.metrics.get(family) for row in board.rows)],
-        "runs": [
-            _run(row, evaluation, image_ids) for row, evaluation in zip(board.rows, board.evaluations, strict=True)
+        "byType": [
+            name
+            for family, name in BY_TYPE.items()
+            if any(row.metrics.get(family) for row in board.rows if row.truth_given is None)
         ],
-        "comparisons": {
-            key: [_pair(pair, [row.run for row in board.rows]) for pair in pairs]
-            for key, pairs in board.comparisons.items()
-        },
+        "runs": [
+            _run(row, evaluation, columns, image_ids)
+            for row, evaluation in zip(board.rows, board.evaluations, strict=True)
+        ],
+        "comparisons": {key: [_pair(pair, names) for pair in pairs] for key, pairs in board.comparisons.items()},
         "seeds": [
-            {"runs": names, "columns": {key: [figures["mean"], figures["sd"]] for key, figures in columns.items()}}
-            for names, columns in seed_spreads(board.evaluations)
+            {"runs": runs, "columns": {key: [spread["mean"], spread["sd"]] for key, spread in figures.items()}}
+            for table in board.tables
+            for runs, figures in seed_spreads(table)
         ],
         "card": _card(dataset),
     }
 
 
-def _run(row: Row, evaluation: Evaluation, image_ids: Sequence[int]) -> dict[str, Any]:
+def _run(row: Row, evaluation: Evaluation, columns: Sequence[Column], image_ids: Sequence[int]) -> dict[str, Any]:
     view, info = evaluation.view, evaluation.run.info
     scores, cuts = view.scores(), view.threshold("image")
     maps, results, least = view.maps(), view.detections(), view.threshold("detection")
@@ -90,7 +103,7 @@ def _run(row: Row, evaluation: Evaluation, image_ids: Sequence[int]) -> dict[str
             "cutWhy": least.why,
         },
         "curves": {name: [[round(x, 5), round(y, 5)] for x, y in points] for name, points in evaluation.curves.items()},
-        "cells": [_cell(row.metrics, column.family, column.name) for column in COLUMNS],
+        "cells": [_cell(row.metrics, column.family, column.name) for column in columns],
         "costs": [_cost(row.metrics["cost"].get(cost.name), cost.form) for cost in COSTS],
         "byType": {
             heading: {name: _figure(metric) for name, metric in (row.metrics.get(family) or {}).items()}
@@ -146,6 +159,7 @@ def _facts(row: Row, evaluation: Evaluation) -> list[list[str]]:
         "part": evaluation.part,
         "fold": "all, cross-validated" if info["fold"] == "all" else str(info["fold"]),
         "start weights": row.weights_from,
+        "given": row.truth_given or "",
         "learned from": ", ".join(f"{count:g} {kind} images" for kind, count in trained.items()),
         "parameters": f"{info['parameters']:,}" if isinstance(info.get("parameters"), int) else "",
         "seed": str(info.get("seed", "")),

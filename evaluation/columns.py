@@ -43,6 +43,16 @@ class Cost:
     form: Callable[[float], str]
 
 
+_MASK_AP = (
+    Column("mask AP", "instance", "segm_ap"),
+    Column("mask AP50", "instance", "segm_ap50"),
+)
+_MASK_OVERLAP = (
+    Column("mask IoU", "mask", "iou"),
+    Column("mask Dice", "mask", "dice"),
+)
+
+#: Of runs that predict from images alone; the first ranks them.
 COLUMNS = (
     Column("image AUROC", "image", "auroc"),
     Column("image AP", "image", "ap"),
@@ -57,10 +67,13 @@ COLUMNS = (
     Column("pixel IoU", "pixel", "iou"),
     Column("box AP", "instance", "bbox_ap"),
     Column("box AP50", "instance", "bbox_ap50"),
-    Column("mask AP", "instance", "segm_ap"),
-    Column("mask AP50", "instance", "segm_ap50"),
+    *_MASK_AP,
+    *_MASK_OVERLAP,
     Column("box AP50 by type", "instance_by_type", "bbox_ap50"),
 )
+
+#: Of runs that were given truth; the first ranks them.
+GIVEN_COLUMNS = (*_MASK_OVERLAP, *_MASK_AP, Column("mask AP75", "instance", "segm_ap75"))
 
 COSTS = (
     Cost("labelled defects", "labelled_defects", lambda count: f"{count:.0f}"),
@@ -71,7 +84,8 @@ COSTS = (
     Cost("peak memory, MB", "peak_memory_mb", lambda megabytes: f"{megabytes:.0f}"),
 )
 
-_HEADINGS = {(column.family, column.name): column.heading for column in COLUMNS}
+#: What each column is called, by family and name.
+HEADINGS = {(column.family, column.name): column.heading for column in (*COLUMNS, *GIVEN_COLUMNS)}
 _FAMILIES = {
     "instance": "{}",
     "instance_by_type": "{} by type",
@@ -83,8 +97,8 @@ _WORDS = {"bbox": "box", "segm": "mask", "ap": "AP", "f1": "F1", "auroc": "AUROC
 
 def heading(family: str, name: str) -> str:
     """What a metric is called in a sentence or a table."""
-    if (family, name) in _HEADINGS:
-        return _HEADINGS[family, name]
+    if (family, name) in HEADINGS:
+        return HEADINGS[family, name]
     if family.endswith("recall_by_type") or family.startswith("detection_rate"):
         return _FAMILIES[family].format(name)
     plain, low, word, high = re.fullmatch(r"(.+?)(?:_(?:(\d+)|(under|over))_(\d+)px)?", name).groups()  # type: ignore[union-attr]

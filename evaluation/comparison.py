@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.columns import COLUMNS, LOWER_IS_BETTER, heading, short
+from evaluation.columns import HEADINGS, LOWER_IS_BETTER, heading, short
 from evaluation.intervals import Metric, Z
 from evaluation.metrics import Evaluation
 
@@ -145,11 +145,8 @@ def comparison_text(one: Evaluation, other: Evaluation, comparisons: Sequence[Co
         )
         for row in rows
     ]
-    told = [
-        c.sentence
-        for c in comparisons
-        if c.difference is not None and f"{c.family}.{c.metric}" in {column.key for column in COLUMNS}
-    ]
+    told = [c.sentence for c in comparisons if c.difference is not None and (c.family, c.metric) in HEADINGS]
+    whys = {each.run.name: each.view.given_why for each in (one, other) if each.view.given_why}
     return "\n".join(
         [
             f"{one.run.name} and {other.run.name}, {one.part}, on the same {count} images "
@@ -157,6 +154,10 @@ def comparison_text(one: Evaluation, other: Evaluation, comparisons: Sequence[Co
             "",
             *(line.rstrip() for line in lines),
             "",
+            *(
+                f"{name}: metrics of images, pixels, boxes and types are undefined; {why}."
+                for name, why in whys.items()
+            ),
             *told,
             "",
             "Paired bootstrap over groups of images; it covers the sampling of images, not of trainings. p is for each "

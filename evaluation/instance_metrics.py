@@ -33,6 +33,9 @@ from maskbridge.predictions import Result
 
 KINDS = ("bbox", "segm")
 
+#: Why there is no figure of masks.
+NO_MASKS = "the detections have no masks"
+
 #: IoU thresholds and recall levels of COCO.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -71,6 +74,7 @@ class InstanceMetrics:
         image_ids: Images of the part, ascending.
         results: COCO results of these images; may be empty.
         by_type: Whether a detection must name the right defect type; otherwise the type is ignored.
+        no_boxes: Why boxes are not judged; empty where they are.
         bands: Bands of defect area.
 
     Raises:
@@ -84,6 +88,7 @@ class InstanceMetrics:
         results: Sequence[Result],
         *,
         by_type: bool,
+        no_boxes: str = "",
         bands: Bands = BANDS,
     ) -> None:
         """Match the detections of every image."""
@@ -96,10 +101,10 @@ class InstanceMetrics:
         places = {image_id: place for place, image_id in enumerate(image_ids)}
         truth = [a for image_id in image_ids for a in dataset.annotations_by_image[image_id]]
         self._true = Instances.of(truth, places, self._types if self._by_type else None)
-        with_masks = all("segmentation" in result for result in results)
-        self.whys, self.units = self._find_whys_and_units(by_type, with_masks)
+        no_masks = "" if all("segmentation" in result for result in results) else NO_MASKS
+        self.whys, self.units = self._find_whys_and_units(by_type, no_boxes, no_masks)
         self._curves: dict[str, dict[str, list[_Matched]]] = {}
-        for kind in KINDS if with_masks else KINDS[:1]:
+        for kind in (kind for kind, why in zip(KINDS, (no_boxes, no_masks), strict=True) if not why):
             found = Instances.of(results, places, self._types if self._by_type else None, masks=kind == "segm")
             self._curves[kind] = self._match(kind, truth, found)
 
@@ -157,7 +162,7 @@ class InstanceMetrics:
             raise RunError("a detection names an unknown defect type", found=unknown, expected=self._types)
 
     def _find_whys_and_units(
-        self, by_type: bool, with_masks: bool
+        self, by_type: bool, no_boxes: str, no_masks: str
     ) -> tuple[dict[str, str], dict[str, npt.NDArray[np.bool_]]]:
         whys: dict[str, str] = {}
         units: dict[str, npt.NDArray[np.bool_]] = {}
@@ -166,12 +171,14 @@ class InstanceMetrics:
             low, high = self._bands.get(band, EVERY_SIZE)
             asked = self._true.images[(self._true.areas >= low) & (self._true.areas <= high)]
             units[name] = np.bincount(asked, minlength=self._image_count) > 0
-            if by_type and not self._by_type:
+            if name.startswith("bbox") and no_boxes:
+                whys[name] = no_boxes
+            elif by_type and not self._by_type:
                 whys[name] = "the detections are of unknown type"
             elif not len(asked):
                 whys[name] = "there is no defect of this size" if band else "there is no defect"
-            elif name.startswith("segm") and not with_masks:
-                whys[name] = "the detections have no masks"
+            elif name.startswith("segm") and no_masks:
+                whys[name] = no_masks
         return whys, units
 
 

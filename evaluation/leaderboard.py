@@ -4,8 +4,9 @@
     print(board.markdown())
     board.write(Path("runs/bottle-all-leaderboard"))
 
-Only runs on the same images of the same dataset stand in one table; anything else is refused. Sorted by image
-AUROC, highest first, runs without one last.
+Only runs on the same images of the same dataset stand side by side; anything else is refused. Sorted by image AUROC,
+highest first, runs without one last. Runs that were given truth stand in a table of their own, sorted by mask IoU, and
+are compared with each other alone (`evaluation.tables`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 
 from evaluation._leaderboard_markdown import Row as Row
 from evaluation._leaderboard_markdown import markdown
-from evaluation.columns import COLUMNS
 from evaluation.comparison import Comparison, compare_all, samples_needed
 from evaluation.metrics import SAMPLES, Evaluation, evaluate, run_image_ids_sha256
+from evaluation.tables import Table, tables
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
 from maskbridge.files import write_json, write_text
@@ -31,13 +32,14 @@ from maskbridge.progress import track
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Runs on the same images, best first.
+    """Runs on the same images, table by table, best first.
 
     Attributes:
         dataset: Name of the dataset.
         part: Parts the runs are of, usually one.
         evaluations: The runs.
-        comparisons: By `family.metric` of each column every pair of runs, corrected for the number of pairs.
+        comparisons: By `family.metric` of each column every pair of runs of a table, corrected for the number of pairs
+            of that table.
     """
 
     dataset: str
@@ -46,25 +48,31 @@ class Leaderboard:
     comparisons: dict[str, tuple[Comparison, ...]]
 
     @property
+    def tables(self) -> tuple[Table, ...]:
+        """The runs by what they were given."""
+        return tables(self.evaluations)
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """The runs as rows."""
         return tuple(Row.of(each) for each in self.evaluations)
 
     def markdown(self) -> str:
         """The tables as Markdown, with notes."""
-        return markdown(self.dataset, self.part, self.evaluations, self.comparisons)
+        return markdown(self.dataset, self.part, self.tables, self.comparisons)
 
     def csv(self) -> str:
-        """One line for each run and metric: run, approach, family, metric, value, low, high, method, derived, why."""
+        """One line for each run and metric, with a head that names the columns."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["run", "approach", "family", "metric", "value", "low", "high", "method", "derived", "why"])
+        of_metric = ("value", "low", "high", "method", "derived", "why")
+        writer.writerow(["run", "approach", "truth_given", "family", "metric", *of_metric])
         for row in self.rows:
             for family, metrics in row.metrics.items():
                 for name, metric in metrics.items() if isinstance(metrics, dict) else ():
                     if isinstance(metric, dict) and "value" in metric:
-                        told = (metric.get(key, "") for key in ("value", "low", "high", "method", "derived", "why"))
-                        writer.writerow([row.run, row.approach, family, name, *told])
+                        told = (metric.get(key, "") for key in of_metric)
+                        writer.writerow([row.run, row.approach, row.truth_given, family, name, *told])
         return text.getvalue()
 
     def to_json(self) -> dict[str, Any]:
@@ -73,8 +81,14 @@ class Leaderboard:
             "dataset": self.dataset,
             "part": self.part,
             "rows": [
-                {"run": r.run, "approach": r.approach, "weights_from": r.weights_from, "metrics": r.metrics}
-                for r in self.rows
+                {
+                    "run": row.run,
+                    "approach": row.approach,
+                    "weights_from": row.weights_from,
+                    "truth_given": row.truth_given,
+                    "metrics": row.metrics,
+                }
+                for row in self.rows
             ],
             "comparisons": {key: [pair.to_json() for pair in pairs] for key, pairs in self.comparisons.items()},
         }
@@ -124,15 +138,13 @@ def evaluate_runs(
         evaluate(run, its_dataset, its_part, samples=samples, drawn=drawn, seed=seed)
         for run, its_dataset, its_part in track(list(zip(runs, datasets, parts, strict=True)), "evaluate")
     ]
-    evaluations.sort(key=lambda each: (-_auroc(each), each.run.name))
-    comparisons = {column.key: compare_all(evaluations, column.family, column.name) for column in COLUMNS}
-    return Leaderboard(datasets[0].name, " and ".join(dict.fromkeys(parts)), tuple(evaluations), comparisons)
-
-
-def _auroc(evaluation: Evaluation) -> float:
-    """Image AUROC; -1 where there is none."""
-    value = evaluation.metrics["image"]["auroc"]["value"]
-    return -1.0 if value is None else float(value)
+    comparisons: dict[str, tuple[Comparison, ...]] = {}
+    for table in tables(evaluations):
+        for column in table.columns:
+            pairs = compare_all(table.evaluations, column.family, column.name)
+            comparisons[column.key] = comparisons.get(column.key, ()) + pairs
+    ranked = tuple(each for table in tables(evaluations) for each in table.evaluations)
+    return Leaderboard(datasets[0].name, " and ".join(dict.fromkeys(parts)), ranked, comparisons)
 
 
 def _refuse_names(runs: Sequence[Run]) -> None:

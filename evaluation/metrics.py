@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation import image_metrics, instance_metrics, pixel_metrics
+from evaluation import image_metrics, instance_metrics, mask_metrics, pixel_metrics
 from evaluation.curves import Curve
 from evaluation.image_metrics import ImageMetrics
 from evaluation.instance_metrics import InstanceMetrics
@@ -161,9 +161,11 @@ def _instances(view: PredictionView, *, by_type: bool) -> Built:
     results = view.detections()
     if results.value is None:
         return _none(instance_metrics.names(), results.why), False
-    if by_type and results.derived:
-        return _none(instance_metrics.names(), "detections derived from a map are of unknown type"), False
-    return InstanceMetrics(view.dataset, view.image_ids, results.value, by_type=by_type), results.derived
+    if by_type and (view.given_why or results.derived):
+        why = view.given_why or "detections derived from a map are of unknown type"
+        return _none(instance_metrics.names(), why), False
+    family = InstanceMetrics(view.dataset, view.image_ids, results.value, by_type=by_type, no_boxes=view.given_why)
+    return family, results.derived
 
 
 def _detection_rate_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
@@ -174,12 +176,25 @@ def _detection_rate_by_type_family(view: PredictionView, defective: npt.NDArray[
     return rates, results.derived
 
 
+def _mask_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    results, thresholds = view.detections(), view.threshold("detection")
+    if results.value is None:
+        return _none(mask_metrics.NAMES, results.why), False
+    if not all("segmentation" in result for result in results.value):
+        return _none(mask_metrics.NAMES, instance_metrics.NO_MASKS), False
+    if thresholds.value is None and not view.given_why:
+        return _none(mask_metrics.NAMES, thresholds.why), False
+    overlap = mask_metrics.mask_overlap(view.dataset, view.image_ids, results.value, thresholds.value)
+    return overlap, results.derived
+
+
 _FAMILIES: dict[str, Callable[[PredictionView, npt.NDArray[np.bool_]], Built]] = {
     "image": _image_family,
     "image_recall_by_type": _image_recall_by_type_family,
     "pixel": _pixel_family,
     "instance": _instance_family,
     "instance_by_type": _instance_by_type_family,
+    "mask": _mask_family,
     "detection_rate_by_type": _detection_rate_by_type_family,
 }
 

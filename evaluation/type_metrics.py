@@ -10,47 +10,20 @@ IoU of at least .5, whatever type that names; surer detections choose first, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.ranking import ratio
+from evaluation.ratios import Ratios
 from maskbridge.dataset import Dataset
 from maskbridge.matching import box_pairs, match, ranks
 from maskbridge.predictions import Result
 from maskbridge.thresholds import DETECTION_IOU
 
-
-class TypeShares:
-    """One share for each defect type; see `evaluation.intervals.Family`.
-
-    Args:
-        names: The K types.
-        found: How many of each image were found, N x K.
-        wanted: How many there are, N x K.
-    """
-
-    def __init__(self, names: Sequence[str], found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> None:
-        """Keep the counts."""
-        self.names = tuple(names)
-        self._found, self._wanted = found.astype(np.float64), wanted.astype(np.float64)
-        self.units: Mapping[str, npt.NDArray[np.bool_]] = {
-            name: wanted[:, place] > 0 for place, name in enumerate(names)
-        }
-        self.whys = {name: "there is none of this type" for name in names if not self.units[name].any()}
-
-    def point(self) -> dict[str, float]:
-        """Share of each type."""
-        return {name: float(value[0]) for name, value in self.values(np.ones((1, len(self._found)))).items()}
-
-    def values(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
-        """Share of each type for images counted `weights` times, S x N: S values each."""
-        shares = ratio(weights @ self._found, weights @ self._wanted)
-        return {name: shares[:, place] for place, name in enumerate(self.names)}
+_NONE_WANTED = "there is none of this type"
 
 
-def recall_by_type(dataset: Dataset, image_ids: Sequence[int], called: npt.NDArray[np.bool_]) -> TypeShares:
+def recall_by_type(dataset: Dataset, image_ids: Sequence[int], called: npt.NDArray[np.bool_]) -> Ratios:
     """Share of the images of each defect type that are called defective.
 
     Args:
@@ -61,12 +34,12 @@ def recall_by_type(dataset: Dataset, image_ids: Sequence[int], called: npt.NDArr
     names = [category["name"] for category in dataset.categories]
     types = [dataset.image_by_id[image_id].defect_type for image_id in image_ids]
     wanted = np.array([[kind == name for name in names] for kind in types], bool).reshape(len(types), len(names))
-    return TypeShares(names, wanted & called[:, None], wanted)
+    return Ratios(names, wanted & called[:, None], wanted, why=_NONE_WANTED)
 
 
 def detection_rate_by_type(
     dataset: Dataset, image_ids: Sequence[int], results: Sequence[Result], thresholds: Mapping[int, float]
-) -> TypeShares:
+) -> Ratios:
     """Share of the defects of each type that are found.
 
     Args:
@@ -89,4 +62,4 @@ def detection_rate_by_type(
     wanted, found = (np.zeros((len(image_ids), len(of_id)), np.int64) for _ in range(2))
     np.add.at(wanted, (true_units, types), 1)
     np.add.at(found, (true_units[hits], types[hits]), 1)
-    return TypeShares([category["name"] for category in dataset.categories], found, wanted)
+    return Ratios([category["name"] for category in dataset.categories], found, wanted, why=_NONE_WANTED)

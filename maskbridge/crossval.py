@@ -150,6 +150,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
         | {key: first[key] for key in ("trained_options", "truth_given") if key in first}
         | {
             "fold": "all",
+            "truth_given": runs[0].truth_given,
             "folds": [run.path.name for run in runs],
             "parameters": first["parameters"],
             "seconds": _over(runs, "seconds", sum),

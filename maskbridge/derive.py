@@ -6,7 +6,8 @@
 
 Image score: the largest confidence (0 without detections), else the largest value of the map. Map: the
 largest confidence painted over each mask, else box. Detections: the 8-connected components of the map above
-the pixel threshold. What is there is never replaced.
+the pixel threshold. What is there is never replaced. A run that was given truth has detections alone: scores, maps and
+thresholds would tell what it was told.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge import geometry
-from maskbridge.dataset import Dataset, Image
+from maskbridge.dataset import Dataset
+from maskbridge.detection_checks import check_in_image, in_order_of_truth
 from maskbridge.errors import RunError
 from maskbridge.pixel_counts import resized
 from maskbridge.predictions import Result, Run
 
 #: Detections derived from one map at most, the highest first: what the COCO evaluation looks at.
 MOST_DETECTIONS = 100
-
-#: How far a box may leave its image: what rounding does, no more.
-BOX_SLACK_PIXELS = 0.5
 
 Value = TypeVar("Value")
 Maps = Callable[[int], npt.NDArray[np.float32]]
@@ -60,6 +59,9 @@ class PredictionView:
         part: `val`, `test` or `crossval`.
         image_ids: Images of the part; by default those of the run's fold (`part_image_ids`).
         thresholds: By fold and kind, as in run.json, which is the default.
+
+    Attributes:
+        given_why: Why images, pixels and boxes cannot be judged of a run that was given truth; empty for other runs.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class PredictionView:
         self.run = run
         self.dataset = dataset
         self.part = part
+        given = f"the run was given the {run.truth_given}, which exist only where there is a defect"
+        self.given_why = "" if run.truth_given is None else given
         self.image_ids = tuple(part_image_ids(run, dataset, part) if image_ids is None else image_ids)
         self._thresholds: Thresholds = (run.info.get("thresholds") or {}) if thresholds is None else thresholds
         self._found_scores: Found[dict[int, float]] | None = None
@@ -87,6 +91,8 @@ class PredictionView:
 
     def threshold(self, kind: str) -> Found[dict[int, float]]:
         """Threshold of each image by its own fold; `kind` is `image`, `pixel` or `detection`."""
+        if self.given_why:
+            return Found(None, why=self.given_why)
         values: dict[int, float] = {}
         for image_id in self.image_ids:
             entry = self._thresholds.get(self.fold(image_id), {}).get(kind, {})
@@ -107,6 +113,8 @@ class PredictionView:
         return self._found_scores
 
     def _find_scores(self) -> Found[dict[int, float]]:
+        if self.given_why:
+            return Found(None, why=self.given_why)
         scores = self.run.scores(self.part)
         if scores is not None:
             self._refuse_other_images(set(scores), "scores")
@@ -128,6 +136,8 @@ class PredictionView:
         Raises:
             RunError: When images of the part have no map, or others have one.
         """
+        if self.given_why:
+            return Found(None, why=self.given_why)
         if self.run.has_maps(self.part):
             folder = self.run.path / "predictions" / self.part / "maps"
             names = sorted(path.stem for path in folder.glob("*.npy"))
@@ -149,10 +159,11 @@ class PredictionView:
         return Found(painted, derived=True)
 
     def detections(self) -> Found[list[Result]]:
-        """COCO results of all images.
+        """COCO results of all images; of a run that was given truth in the order of the annotations.
 
         Raises:
-            RunError: When a detection belongs to no image of the part, or its box or mask is not one of that image.
+            RunError: When a detection belongs to no image of the part, its box or mask is not one of that image, or,
+                where truth was given, the detections are not one for each annotation.
         """
         if self._found_detections is None:
             self._found_detections = self._find_detections()
@@ -188,7 +199,9 @@ class PredictionView:
             if image_id not in known:
                 found = f"image_id {image_id} in entry {index}"
                 raise RunError("a detection belongs to no image of the part", where=where, found=found)
-            _check_in_image(result, self.dataset.image_by_id[image_id], f"{where}, entry {index}")
+            check_in_image(result, self.dataset.image_by_id[image_id], f"{where}, entry {index}")
+        if results is not None and self.given_why:
+            return in_order_of_truth(results, self.dataset, self.image_ids, where)
         return results
 
     def _refuse_other_images(self, found: set[int], what: str) -> None:
@@ -278,24 +291,3 @@ def detections_from_map(anomaly_map: npt.NDArray[np.float32], threshold: float, 
             }
         )
     return results
-
-
-def _check_in_image(result: Result, image: Image, where: str) -> None:
-    """Refuse a box that leaves the image, and a mask of another size."""
-    left, top, width, height = result["bbox"]
-    slack = BOX_SLACK_PIXELS
-    if min(left, top) < -slack or left + width > image.width + slack or top + height > image.height + slack:
-        raise RunError(
-            f"the box leaves image {image.id}",
-            where=where,
-            found=f"{result['bbox']} [left, top, width, height]",
-            expected=f"within {image.width} x {image.height} pixels",
-            remedy="clip boxes to the image",
-        )
-    if "segmentation" in result and tuple(result["segmentation"]["size"]) != image.size_hw:
-        raise RunError(
-            f"the mask has another size than image {image.id}",
-            where=where,
-            found=result["segmentation"]["size"],
-            expected=f"{list(image.size_hw)} [height, width]",
-        )

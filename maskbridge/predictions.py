@@ -76,6 +76,12 @@ class Run:
         """Folder of the checkpoint."""
         return self.path / "weights"
 
+    @property
+    def truth_given(self) -> str | None:
+        """What of the truth it predicts from, such as "boxes of the defects"; None where it sees images alone."""
+        given: str | None = self.info.get("truth_given")
+        return given
+
     def save(self, **changes: Any) -> Run:
         """Write run.json with `changes` taken in, and return the run as it is now."""
         info = {**self.info, **changes}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict
 
 import msgspec
 
@@ -67,6 +67,7 @@ class _RunInfo(TypedDict, total=False):
     fold: Required[int | Literal["official", "all"]]
     options: Required[dict[str, Any]]
     trained_options: dict[str, Any]
+    truth_given: Annotated[str, msgspec.Meta(min_length=1)] | None
     seed: int | None
     device: str | None
     weights_from: str | None

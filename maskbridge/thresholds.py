@@ -47,7 +47,8 @@ def fold_thresholds(
         image_ids: Its images; by default those of the run's fold.
 
     Returns:
-        `image`, `pixel` and `detection`, each `{"value", "rule"}`, or `{"value": None, "why"}`.
+        `image`, `pixel` and `detection`, each `{"value", "rule"}`, or `{"value": None, "why"}`, as all three of a run
+        that was given truth.
     """
     view = PredictionView(run, dataset, part, image_ids=image_ids)
     pixel = _pixel_entry(view)
@@ -167,6 +168,8 @@ def _detection_entry(view: PredictionView) -> Entry:
     results = view.detections()
     if results.value is None:
         return _none(results.why)
+    if view.given_why:
+        return _none(view.given_why)
     boxes = {i: [a["bbox"] for a in view.dataset.annotations_by_image[i]] for i in view.image_ids}
     if not any(boxes.values()):
         return _none(f"{view.part} has no defect")

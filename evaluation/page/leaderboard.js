@@ -1,10 +1,13 @@
-// The table of runs, and who beats whom.
-const cheap = data.costs.map((heading, place) => ({ key: `cost.${place}`, heading, lower: true, cost: place }));
-const columns = [
-  { key: "run", heading: "run" },
-  ...data.columns.map((column, place) => ({ ...column, place })),
-  ...cheap,
-].filter((column) => column.place === undefined || data.runs.some((run) => run.cells[column.place].v !== null));
+// The tables of runs, and who beats whom.
+const boards = data.tables.map((board) => ({
+  ...board,
+  columns: [
+    { key: "run", heading: "run" },
+    ...board.columns.map((place) => ({ ...data.columns[place], place })),
+    ...data.costs.map((heading, place) => ({ key: `cost.${place}`, heading, lower: true, cost: place })),
+  ].filter((column) => column.place === undefined || board.runs.some((run) => data.runs[run].cells[column.place].v !== null)),
+  table: el("table"),
+}));
 
 function valueIn(run, column) {
   if (column.key === "run") return data.runs[run].name;
@@ -26,22 +29,30 @@ function buildLeaderboard() {
     "* derived: follows from other predictions of the run, such as an image score from detections, or detections from the map at its pixel threshold.",
     "Oracle: at the threshold only the truth could choose. Accuracy, escape and overkill use thresholds fitted without the test images.",
     "Escape rate: share of defective images that pass as good. Overkill rate: share of good images that are called defective.",
+    "Mask IoU and Dice: mean over all defects, each with the one mask that is assigned to it, 0 without one; false alarms cost nothing here.",
     ...new Set(data.runs.flatMap((run) => run.marks.map(([mark, note]) => `${mark} ${note}.`))),
   ];
   const hidden = data.columns.filter((_, place) => data.runs.every((run) => run.cells[place].v === null));
   if (hidden.length) notes.push(`No run has a value of: ${hidden.map((column) => column.heading).join(", ")}.`);
-  replace($("notes"), notes.filter(Boolean).map((text) => el("li", { text })));
-  for (const column of data.columns) {
-    if (data.comparisons[column.key]) $("metric").append(el("option", { value: column.key, text: column.heading }));
+  for (const board of boards) {
+    const label = `${board.title || "Leaderboard"}; scrolls sideways`;
+    if (board.title) $("board").append(el("h3", { text: board.title }), el("p", { class: "hint", text: board.note }));
+    $("board").append(el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": label }, board.table));
   }
+  replace($("notes"), notes.filter(Boolean).map((text) => el("li", { text })));
+  $("metric").append(...compared.map((column) => el("option", { value: column.key, text: column.heading })));
   $("metric").addEventListener("change", () => changed({ metric: $("metric").value }, ["matrix"]));
-  if (data.runs.length < 2) for (const part of [$("matrix-h"), $("metric").closest(".row"), $("matrix").closest(".scroll")]) part.hidden = true;
+  if (!compared.length) for (const part of [$("matrix-h"), $("metric").closest(".row")]) part.hidden = true;
   buildByType();
   buildBySeed();
 }
 
 function renderBoard() {
-  const order = data.runs.map((_, run) => run);
+  for (const board of boards) renderTable(board);
+}
+
+function renderTable({ table, runs, columns, title }) {
+  const order = [...runs];
   const column = state.sort && columns.find((each) => each.key === state.sort.key);
   if (column) {
     const sign = state.sort.descending ? -1 : 1;
@@ -51,13 +62,13 @@ function renderBoard() {
       return sign * (typeof a === "string" ? a.localeCompare(b) : a - b) || one - other;
     });
   }
-  const focused = document.activeElement && document.activeElement.dataset.sort;
-  $("board").style.setProperty("--columns", columns.length);
-  replace($("board"),
-    el("caption", { class: "quiet", text: "Runs and their metrics; a heading sorts" }),
+  const focused = table.contains(document.activeElement) && document.activeElement.dataset.sort;
+  table.style.setProperty("--columns", columns.length);
+  replace(table,
+    el("caption", { class: "quiet", text: `${title || "Runs and their metrics"}; a heading sorts` }),
     el("thead", {}, el("tr", {}, columns.map((each) => heading(each, column)))),
-    el("tbody", {}, order.map((run) => el("tr", { class: state.runs[run] ? null : "off" }, columns.map((each) => boardCell(run, each))))));
-  if (focused) $("board").querySelector(`[data-sort="${CSS.escape(focused)}"]`).focus();
+    el("tbody", {}, order.map((run) => el("tr", { class: state.runs[run] ? null : "off" }, columns.map((each) => boardCell(runs, run, each))))));
+  if (focused) table.querySelector(`[data-sort="${CSS.escape(focused)}"]`).focus();
 }
 
 function heading(column, sorted) {
@@ -79,7 +90,7 @@ function sortBy(column) {
   changed({ sort }, ["board"]);
 }
 
-function boardCell(run, column) {
+function boardCell(runs, run, column) {
   const record = data.runs[run];
   if (column.key === "run") {
     return el("th", { scope: "row", class: "first" }, el("div", { class: "who" }, swatch(run), el("span", { class: "name", text: record.name }),
@@ -93,7 +104,7 @@ function boardCell(run, column) {
   if (cell.v === null) return el("td", { class: "number" }, absent(cell.why));
   const star = cell.d ? el("abbr", { title: "derived from other predictions of the run", text: "*" }) : null;
   return el("td", { class: "number" },
-    el(isBest(run, column) ? "strong" : "span", { class: "value", text: short(cell.v) }), star,
+    el(isBest(runs, run, column) ? "strong" : "span", { class: "value", text: short(cell.v) }), star,
     cell.l === null || cell.l === undefined ? null : [el("small", {}, `[${short(cell.l)}, ${short(cell.h)}]`, cell.m ? el("abbr", { title: `all bootstrap samples agree: ${cell.m} score interval`, text: "°" }) : null), bar(cell)],
     cell.mean === undefined ? null : el("small", { class: "folds", text: `${short(cell.mean)}${cell.sd === null ? "" : ` ± ${short(cell.sd)}`}` }));
 }
@@ -106,12 +117,13 @@ function bar(cell) {
     svg("rect", { class: "point", x: Math.min(98, Math.max(0, x - 1)), y: 0, width: 2, height: 6 }));
 }
 
-function isBest(run, column) {
+// Among the runs of its table.
+function isBest(runs, run, column) {
   const sign = column.lower ? -1 : 1;
-  const values = data.runs.map((_, each) => valueIn(each, column));
-  const top = Math.max(...values.filter((value) => value !== null).map((value) => sign * value));
-  const best = values.findIndex((value) => value !== null && sign * value === top);
-  if (sign * values[run] === top) return true;
+  const values = new Map(runs.map((each) => [each, valueIn(each, column)]).filter(([, value]) => value !== null));
+  const top = Math.max(...[...values.values()].map((value) => sign * value));
+  const best = runs.find((each) => sign * values.get(each) === top);
+  if (sign * values.get(run) === top) return true;
   const pair = pairOf(column.key, run, best);
   return Boolean(pair && pair.p !== null && pair.winner === null);
 }
@@ -121,20 +133,29 @@ function pairOf(key, one, other) {
 }
 
 function renderMatrix() {
+  if (!compared.length) return;
   $("metric").value = state.metric;
-  const all = data.runs.map((_, run) => run);
-  const metric = data.columns.find((column) => column.key === state.metric);
-  replace($("matrix"),
-    el("caption", { text: `${metric.heading}: row against column${metric.lower ? " (lower is better)" : ""}, corrected for the number of pairs (Holm)` }),
-    el("thead", {}, el("tr", {}, el("td", {}), all.map((run) => el("th", { scope: "col" }, swatch(run), el("span", { text: data.runs[run].name }))))),
-    el("tbody", {}, all.map((row) => el("tr", {},
-      el("th", { scope: "row" }, swatch(row), el("span", { text: data.runs[row].name })),
-      all.map((other) => matrixCell(row, other))))));
-  const pairs = data.comparisons[state.metric] || [];
+  const metric = data.columns.findIndex((column) => column.key === state.metric);
+  replace($("matrix"), data.tables.filter(({ runs, columns }) => runs.length > 1 && columns.includes(metric)).map((board) => matrix(board, data.columns[metric])));
+  const pairs = data.comparisons[state.metric];
   const list = el("ul", { class: "sentences" }, pairs.map((pair) => el("li", { class: pair.winner === null ? null : "won", text: pair.sentence })));
   replace($("sentences"), pairs.length > 6
     ? el("details", { open: $("sentences").querySelector("details[open]") !== null }, el("summary", { text: `${pairs.length} pairs in words` }), list)
     : list);
+}
+
+function matrix({ runs, title }, metric) {
+  const caption = `${title ? `${title}: ` : ""}${metric.heading}: row against column${metric.lower ? " (lower is better)" : ""}, corrected for the number of pairs (Holm)`;
+  return el("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": caption }, el("table", {},
+    el("caption", { text: caption }),
+    el("thead", {}, el("tr", {}, el("td", {}), runs.map((run) => el("th", { scope: "col" }, named(run))))),
+    el("tbody", {}, runs.map((row) => el("tr", {},
+      el("th", { scope: "row" }, named(row)),
+      runs.map((other) => matrixCell(row, other)))))));
+}
+
+function named(run) {
+  return [swatch(run), el("span", { text: data.runs[run].name })];
 }
 
 function matrixCell(row, other) {
@@ -151,7 +172,7 @@ function matrixCell(row, other) {
 function buildByType() {
   const types = data.types.slice(1);
   for (const heading of data.byType) {
-    const rows = data.runs.map((run) => [run.name, ...types.map((type) => {
+    const rows = data.tables[0].runs.map((place) => data.runs[place]).map((run) => [run.name, ...types.map((type) => {
       const cell = (run.byType[heading] || {})[type] || { v: null, why: "no such image" };
       if (cell.v === null) return absent(cell.why);
       return el("span", {}, short(cell.v), cell.d ? "*" : "", cell.l === undefined || cell.l === null ? null : el("small", { text: ` [${short(cell.l)}, ${short(cell.h)}]` }));

@@ -13,6 +13,10 @@ const USUAL_LAYERS = ["truth", "boxes", "masks", "map"];
 const OUTCOMES = { missed: "missed", alarm: "false alarm", right: "right" };
 const ORDERS = { worst: "worst first", high: "highest score first", low: "lowest score first", name: "file name" };
 
+// Columns on which runs of a table are compared, and the first table that has two.
+const compared = data.columns.filter((column) => data.comparisons[column.key].length);
+const ranked = data.tables.find((table) => table.runs.length > 1);
+
 // Judgement of each run: margins above the threshold, and the cuts that reach every distinct count.
 const judges = data.runs.map((run) => {
   if (!run.scores) return null;
@@ -43,7 +47,7 @@ const state = usualState();
 function usualState() {
   return {
     runs: data.runs.map((_, run) => run < 5),
-    metric: data.columns[0].key,
+    metric: ranked ? data.columns[ranked.columns[0]].key : null,
     sort: null,
     layers: new Set(USUAL_LAYERS),
     outcome: "any",
@@ -132,7 +136,7 @@ function readLink() {
   Object.assign(state, usualState());
   const runOf = (key) => data.runs.findIndex((run) => run.name === key);
   if (link.has("run")) state.runs = data.runs.map((run) => link.getAll("run").includes(run.name));
-  choose("metric", link.get("metric"), data.columns.map((column) => column.key));
+  choose("metric", link.get("metric"), compared.map((column) => column.key));
   choose("outcome", link.get("outcome"), [...Object.keys(OUTCOMES), "disagree"]);
   choose("by", link.get("by"), ["every", ...data.runs.map((run) => run.name)]);
   choose("type", link.get("type"), data.types);

@@ -128,6 +128,20 @@ def perfect(dataset: Dataset, image_ids, answer_of=None):
         )
 
 
+def given_boxes(dataset: Dataset, image_ids, mask_of):
+    """Predictions of a run that was given the boxes of the defects; `mask_of` makes the mask of an annotation."""
+    for image_id in image_ids:
+        yield Prediction(
+            image_id=image_id,
+            detections=[
+                Detection(
+                    box_ltwh=tuple(a["bbox"]), score=0.3 + a["id"] % 5 / 10, segmentation=geometry.encode(mask_of(a))
+                )
+                for a in dataset.annotations_by_image[image_id]
+            ],
+        )
+
+
 @pytest.fixture
 def masks():
     defects = zoo()[:8] + [np.roll(mask, (1, 2), axis=(0, 1)) for mask in zoo()[:8]] + zoo()[3:5]
@@ -159,3 +173,8 @@ def new_run():
 @pytest.fixture
 def truth():
     return perfect
+
+
+@pytest.fixture
+def prompted():
+    return given_boxes

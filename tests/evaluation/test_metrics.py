@@ -8,7 +8,7 @@ from maskbridge.approach import Detection, Prediction
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import sha256_bytes
 
-FAMILIES = ("image", "pixel", "instance", "instance_by_type", "image_recall_by_type", "detection_rate_by_type")
+FAMILIES = ("image", "pixel", "instance", "instance_by_type", "mask", "image_recall_by_type", "detection_rate_by_type")
 
 
 def every_metric(metrics):

@@ -15,6 +15,7 @@ import pytest
 
 from evaluation.leaderboard import evaluate_runs
 from evaluation.report import ReportOptions, write_report
+from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
 from maskbridge.derive import PredictionView
 
@@ -346,7 +347,7 @@ def test_cards_are_walked_by_keys_and_an_image_opens_and_closes_where_one_was(op
     page.keyboard.press("Escape")
     assert page.locator("dialog[open]").count() == 0
     assert page.evaluate("document.activeElement.dataset.place") == "1"
-    assert "open=" not in page.url
+    until(page, "!location.hash.includes('open=')")
 
 
 def test_a_link_restores_what_was_chosen(opened, report):
@@ -442,6 +443,54 @@ def test_in_print_the_leaderboard_and_the_curves_remain(opened):
     assert not page.is_visible("#filters")
     page.set_viewport_size({"width": 718, "height": 1000})  # A4 at 96 dpi, less its margins
     assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+@pytest.mark.parametrize("with_others", [False, True], ids=["alone", "beside others"])
+def test_runs_that_were_given_truth_stand_in_a_table_of_their_own(
+    browser, masks, new_dataset, new_run, prompted, tmp_path, with_others
+):
+    dataset = new_dataset(tmp_path / "tiles", masks)
+    ids = [image.id for image in dataset.images]
+    runs = []
+    for name, moved in (("poor", 2), ("fine", 0)):
+        made = prompted(dataset, ids, lambda a, moved=moved: np.roll(geometry.decode(a["segmentation"]), moved, axis=1))
+        given = {"truth_given": "boxes of the defects", "thresholds": {}}
+        runs.append(new_run(tmp_path / f"tiles-{name}-all", dataset, made, "crossval", "all", **given))
+    if with_others:
+        made = predictions(dataset, np.random.default_rng(0), 0.5)
+        runs.append(new_run(tmp_path / "tiles-other-all", dataset, made, "crossval", "all"))
+    write_report(evaluate_runs([run.path for run in runs], samples=20), tmp_path / "report.html")
+    page, said = browser.new_page(viewport=LAPTOP), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_selector("#count:not(:empty)")
+    assert page.locator("#board h3").all_inner_texts() == ["Given the boxes of the defects (oracle prompts)"]
+    assert page.locator("#board table").count() == 1 + with_others
+    table = page.locator("#board table").last
+    assert table.locator(".name").all_inner_texts() == ["tiles-fine-all", "tiles-poor-all"]
+    assert table.locator("thead th").all_inner_texts()[1:6] == [
+        "mask IoU",
+        "mask Dice",
+        "mask AP",
+        "mask AP50",
+        "mask AP75",
+    ]
+    assert page.input_value("#metric") == "mask.iou", "the first of the first table that has pairs"
+    assert page.locator("#matrix table").count() == 1
+    assert "tiles-fine-all beats tiles-poor-all" in page.locator("#sentences").inner_text()
+    table.locator("button", has_text="mask Dice").press("Enter")
+    assert page.evaluate("document.activeElement.dataset.sort") == "mask.dice"
+    table.locator("button", has_text="mask Dice").press("Enter")
+    assert table.locator(".name").all_inner_texts() == ["tiles-poor-all", "tiles-fine-all"]
+    assert page.locator("#by-type tbody tr").count() == 2 * with_others
+    assert "No threshold: the run was given" in slider(page, "tiles-fine-all").inner_text()
+    assert page.locator("#cards .card").first.locator(".tag").last.text_content() == "undecided"
+    page.locator("#cards .open:has(.masks path)").first.click()
+    assert page.locator("dialog[open] figure .masks path").count() > 0
+    assert serious(page) == []
+    page.close()
+    assert said == []
 
 
 def test_two_thousand_images_and_three_runs_fit_and_open_fast(browser, new_dataset, new_run, tmp_path):

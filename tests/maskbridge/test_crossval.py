@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
 from maskbridge.crossval import Standardise, crossval, fit_mapping, merge
 from maskbridge.derive import PredictionView
@@ -35,11 +36,12 @@ def merged(fake, tiles, tmp_path) -> Run:
 def made_up(tiles, tmp_path):
     """A run of one fold with given predictions of `val` and `test`, thresholds fitted on `val`."""
 
-    def make(fold, val, test) -> Run:
+    def make(fold, val, test, **more) -> Run:
         info = {
             "approach": "made-up", "options": {}, "fold": fold, "seed": 0, "device": "cpu", "weights_from": "none",
             "dataset": {"path": str(tiles.path)}, "parameters": 1, "seconds": {"train": 1.0, "val": 1.0, "test": 1.0},
             "peak_memory_mb": {"train": 1.0}, "predict_ms_per_image": 1.0, "trained_on": {"good": 1, "defective": 0},
+            **more,
         }  # fmt: skip
         run = Run(tmp_path / f"fold{fold}", info)
         write_predictions(run.path, "val", (val(i) for i in tiles.split(fold).val))
@@ -213,6 +215,37 @@ def test_a_fold_whose_val_has_no_detection_keeps_its_confidences(made_up, tiles,
     entry = merged.info["thresholds"]["1"]["detection"]
     assert entry["value"] is None
     assert entry["why"]
+
+
+def test_runs_that_were_given_truth_are_merged_to_one_that_was_and_scores_the_same(made_up, tiles, tmp_path):
+    """Every second defect has its own mask, the others an empty one; two defects of an image keep their order."""
+    from evaluation.metrics import evaluate
+
+    def say(image_id):
+        return Prediction(
+            image_id=image_id,
+            detections=[
+                Detection(
+                    box_ltwh=tuple(map(float, a["bbox"])),
+                    score=0.1 * (1 + a["id"] % 7),
+                    segmentation=a["segmentation"] if a["id"] % 2 else geometry.encode(np.zeros((48, 64), np.uint8)),
+                )
+                for a in tiles.annotations_by_image[image_id]
+            ],
+        )
+
+    runs = [made_up(fold, say, say, truth_given="boxes of the defects") for fold in range(3)]
+    merged = merge(tmp_path / "all", runs, tiles)
+    assert merged.truth_given == "boxes of the defects"
+    assert merged.info["thresholds"] == {str(fold): run.info["thresholds"][str(fold)] for fold, run in enumerate(runs)}
+    whole = evaluate(merged, tiles, "crossval", samples=5).metrics
+    tested = [a["id"] % 2 for fold in range(3) for i in tiles.split(fold).test for a in tiles.annotations_by_image[i]]
+    assert whole["mask"]["iou"]["value"] == pytest.approx(np.mean(tested))
+    for fold, run in enumerate(runs):
+        alone = evaluate(run, tiles, "test", samples=5).metrics
+        for family, name in (("mask", "iou"), ("mask", "dice"), ("instance", "segm_ap")):
+            in_fold = whole["folds"][family][name]["values"][str(fold)]
+            assert in_fold == pytest.approx(alone[family][name]["value"]), (family, name)
 
 
 def test_a_fold_whose_val_is_empty_is_merged_as_it_is(fake, tiles, tmp_path):

@@ -201,6 +201,7 @@ def test_a_folder_without_run_json_is_no_finished_run(tmp_path):
         {"approach": 7}, {"parameters": float("nan")}, {"seconds": {"train": float("inf")}}, {"approach": "\ud800"},
         {"thresholds": {"0": {"image": {"value": float("nan")}}}},
         {"weights_from": {"a": 1}}, {"versions": 5}, {"seed": "x"}, {"facts": 4},
+        {"truth_given": 3}, {"truth_given": True}, {"truth_given": ""},
     ],
 )  # fmt: skip
 def test_a_run_json_with_values_of_another_kind_is_told_in_one_line(tmp_path, change):

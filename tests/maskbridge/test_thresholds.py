@@ -162,6 +162,22 @@ def test_good_images_alone_give_no_threshold(tmp_path):
     assert all(entry["why"] for entry in thresholds.values())
 
 
+def test_a_run_that_was_given_truth_has_no_threshold_and_says_why(tmp_path):
+    masks = masks_of_two_defects()
+    dataset = dataset_of(masks, tmp_path)
+    of_image = {i: dataset.annotations_by_image[i] for i in range(1, 5)}
+    run = run_with(
+        tmp_path,
+        [
+            Prediction(image_id=i, detections=[Detection(box_ltwh=tuple(a["bbox"]), score=0.5) for a in defects])
+            for i, defects in of_image.items()
+        ],
+    )
+    thresholds = fold_thresholds(Run(run.path, {**run.info, "truth_given": "boxes of the defects"}), dataset)
+    why = "the run was given the boxes of the defects, which exist only where there is a defect"
+    assert thresholds == {kind: {"value": None, "why": why} for kind in ("image", "pixel", "detection")}
+
+
 def test_held_back_images_set_the_largest_score_and_the_percentile_of_their_maps():
     rng = np.random.default_rng(2)
     maps = [rng.gamma(2.0, 1.0, SIZE).astype(np.float32) for _ in range(20)]
