@@ -8,6 +8,7 @@ each, with `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT` set; the run folder is t
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ def launch(work: Callable[..., Result], config: Config, context: Context, *argum
     if config.nodes < 1:
         raise OptionError("--nodes cannot be used", found=config.nodes, expected="1 or more")
     several = count * config.nodes > 1
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
@@ -86,6 +88,7 @@ def _spawned(
     threads: int, work: Callable[..., Result], arguments: tuple[Any, ...], fabric: Fabric
 ) -> bytes:
     """One of several processes: its result, pickled; what the user did wrong is a result, which needs no traceback."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     torch.set_num_threads(threads)
     if not fabric.is_global_zero:
         os.environ[QUIET_VARIABLE] = "1"

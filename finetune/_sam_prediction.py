@@ -75,7 +75,7 @@ class Predictor:
             masks = self.masks(image_id, prompts)
             rles = list(self._rles(masks.logits, image_id))
         detections = [
-            Detection(box_ltwh=_box_of(prompt), score=float(quality), segmentation=rle)
+            Detection(box_ltwh=_box_of(prompt), score=float(quality.clamp(0, 1)), segmentation=rle)
             for prompt, quality, rle in zip(prompts, masks.quality, rles, strict=True)
         ]
         return Prediction(image_id=image_id, detections=detections)
