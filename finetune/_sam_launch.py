@@ -84,9 +84,7 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", 0 if isinstance(devices, int) else devices[0])
 
 
-def _spawned(
-    threads: int, work: Callable[..., Result], arguments: tuple[Any, ...], fabric: Fabric
-) -> bytes:
+def _spawned(threads: int, work: Callable[..., Result], arguments: tuple[Any, ...], fabric: Fabric) -> bytes:
     """One of several processes: its result, pickled; what the user did wrong is a result, which needs no traceback."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     torch.set_num_threads(threads)

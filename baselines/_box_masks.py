@@ -1,0 +1,76 @@
+"""What the controls share: boxes of the truth or of another run, each made into a mask, with nothing learned.
+
+yield from predict_masks(data, config.prompts, mask_of)        # mask_of(image, box_ltwh) -> h x w, bool
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from maskbridge import geometry
+from maskbridge.approach import Detection, PredictData, Prediction, TrainData, Trained
+from maskbridge.dataset import read_image
+from maskbridge.errors import RunError
+from maskbridge.prompts import ORACLE, TRUE_BOXES, find_prompts, refuse_unfit_source
+
+Box = tuple[float, float, float, float]
+MaskOf = Callable[[npt.NDArray[np.uint8], Box], npt.NDArray[np.bool_]]
+
+
+def truth_given(prompts: str) -> str | None:
+    """What of the truth predictions are given."""
+    return TRUE_BOXES if prompts == ORACLE else None
+
+
+def refuse_unfit(data: TrainData, prompts: str) -> Trained:
+    """All there is to train: whether the boxes will be there.
+
+    Raises:
+        RunError: When the run that gives the boxes does not fit.
+    """
+    if prompts != ORACLE:
+        refuse_unfit_source(prompts, data.dataset, data.fold)
+    return Trained(parameters=0, weights_from="nothing is learned", trained_on={"good": 0, "defective": 0})
+
+
+def predict_masks(data: PredictData, prompts: str, mask_of: MaskOf) -> Iterator[Prediction]:
+    """A mask for each box, as sure as the box.
+
+    Args:
+        data: The images.
+        prompts: `oracle`, or the run that gives the boxes.
+        mask_of: Makes a mask, H x W, of an image, H x W x 3, uint8, RGB, and a box in pixels.
+
+    Raises:
+        RunError: When the run does not fit, or has no boxes.
+    """
+    of_image = find_prompts(prompts, data)
+    for image_id in data.image_ids:
+        image = read_image(data.dataset.image_path(image_id))
+        detections = []
+        for prompt in of_image(image_id):
+            if prompt.box_ltwh is None:
+                raise RunError("has maps alone, and this needs boxes", where=prompts, remedy="name a detector's run")
+            detections.append(
+                Detection(
+                    box_ltwh=prompt.box_ltwh,
+                    score=prompt.score,
+                    category_id=prompt.category_id,
+                    segmentation=geometry.encode(mask_of(image, prompt.box_ltwh)),
+                )
+            )
+        yield Prediction(image_id=image_id, detections=detections)
+
+
+def filled(size_hw: tuple[int, int], box_ltwh: Box) -> tuple[slice, slice]:
+    """Rows and columns of the pixels whose centres lie in a box; at least one of each."""
+    left, top, width, height = box_ltwh
+    return _range(top, height, size_hw[0]), _range(left, width, size_hw[1])
+
+
+def _range(start: float, length: float, limit: int) -> slice:
+    first = min(max(round(start), 0), limit - 1)
+    return slice(first, max(min(round(start + length), limit), first + 1))

@@ -1,0 +1,63 @@
+"""Control for segmenters: the whole box is the mask.
+
+    maskbridge crossval box-fill datasets/bottle runs/bottle-box-fill-all --prompts oracle
+
+What a segmenter has to beat that is given the same boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from baselines import _box_masks
+from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
+from maskbridge.prompts import ORACLE, absolute_source
+
+SUPERVISED = True
+PREDICT_OPTIONS = ("prompts",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options."""
+
+    prompts: str = ORACLE
+    """Where the boxes come from: oracle (the true ones; only masks are then judged), or a run folder."""
+
+    def __post_init__(self) -> None:
+        """Keep a run by its absolute path."""
+        object.__setattr__(self, "prompts", absolute_source(self.prompts))
+
+
+def truth_given(config: Config) -> str | None:
+    """What of the truth predictions are given."""
+    return _box_masks.truth_given(config.prompts)
+
+
+def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
+    """Nothing is learned.
+
+    Raises:
+        RunError: When the run that gives the boxes does not fit.
+    """
+    return _box_masks.refuse_unfit(data, config.prompts)
+
+
+def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
+    """Every box as a mask.
+
+    Raises:
+        RunError: When the run that gives the boxes does not fit.
+    """
+    return _box_masks.predict_masks(data, config.prompts, _fill)
+
+
+def _fill(image: npt.NDArray[np.uint8], box_ltwh: _box_masks.Box) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(image.shape[:2], bool)
+    mask[_box_masks.filled((image.shape[0], image.shape[1]), box_ltwh)] = True
+    return mask

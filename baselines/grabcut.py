@@ -1,0 +1,121 @@
+"""Control for segmenters: GrabCut from a box, by OpenCV, with nothing learned.
+
+    maskbridge crossval grabcut datasets/bottle runs/bottle-grabcut-all --prompts oracle
+
+Colours inside the box are told from those around it. What a segmenter has to beat that is given the same boxes.
+Rother et al., "GrabCut", SIGGRAPH 2004, https://doi.org/10.1145/1015706.1015720.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from baselines import _box_masks
+from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
+from maskbridge.errors import OptionError
+from maskbridge.prompts import ORACLE, absolute_source
+
+SUPERVISED = True
+PREDICT_OPTIONS = ("prompts", "iterations", "context", "side")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options."""
+
+    prompts: str = ORACLE
+    """Where the boxes come from: oracle (the true ones; only masks are then judged), or a run folder."""
+
+    iterations: int = 5
+    """Iterations."""
+
+    context: float = 0.5
+    """What is looked at around the box, in parts of its sides, and at least 8 pixels."""
+
+    side: int = 256
+    """Longest side of what is looked at, pixels; larger pieces are made smaller."""
+
+    def __post_init__(self) -> None:
+        """Keep a run by its absolute path."""
+        object.__setattr__(self, "prompts", absolute_source(self.prompts))
+
+
+def truth_given(config: Config) -> str | None:
+    """What of the truth predictions are given."""
+    return _box_masks.truth_given(config.prompts)
+
+
+def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
+    """Nothing is learned.
+
+    Raises:
+        OptionError: When an option does not fit.
+        RunError: When the run that gives the boxes does not fit.
+    """
+    for name, least in (("iterations", 1), ("context", 0.0), ("side", 8)):
+        value = getattr(config, name)
+        if not least <= value < math.inf:
+            raise OptionError(f"--{name} cannot be used", found=value, expected=f"{least} or more")
+    return _box_masks.refuse_unfit(data, config.prompts)
+
+
+def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
+    """GrabCut of every box.
+
+    Raises:
+        RunError: When the run that gives the boxes does not fit.
+    """
+    return _box_masks.predict_masks(data, config.prompts, lambda image, box: cut(image, box, config))
+
+
+def cut(image: npt.NDArray[np.uint8], box_ltwh: _box_masks.Box, config: Config) -> npt.NDArray[np.bool_]:
+    """Mask of what stands out in a box; the whole box where nothing is left of it, or nothing lies around it.
+
+    Args:
+        image: H x W x 3, uint8, RGB.
+        box_ltwh: Left, top, width, height in pixels.
+        config: The options.
+
+    Returns:
+        H x W.
+    """
+    height, width = image.shape[:2]
+    rows, columns = _box_masks.filled((height, width), box_ltwh)
+    margins = [max(8, round(config.context * (each.stop - each.start))) for each in (rows, columns)]
+    top, left = max(rows.start - margins[0], 0), max(columns.start - margins[1], 0)
+    bottom, right = min(rows.stop + margins[0], height), min(columns.stop + margins[1], width)
+    scale = min(1.0, config.side / max(bottom - top, right - left))
+    size = (max(round((right - left) * scale), 1), max(round((bottom - top) * scale), 1))
+    piece = cv2.resize(image[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
+    labels = np.full(piece.shape[:2], cv2.GC_BGD, np.uint8)
+    across, down = size[0] / (right - left), size[1] / (bottom - top)
+    inner = _box_masks.filled(
+        (size[1], size[0]),
+        (
+            (columns.start - left) * across,
+            (rows.start - top) * down,
+            (columns.stop - columns.start) * across,
+            (rows.stop - rows.start) * down,
+        ),
+    )
+    labels[inner] = cv2.GC_PR_FGD
+    mask = np.zeros((height, width), bool)
+    mask[rows, columns] = True
+    if labels.all():  # nothing lies around the box
+        return mask
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(piece, labels, None, *models, config.iterations, cv2.GC_INIT_WITH_MASK)
+    found = (labels == cv2.GC_PR_FGD).astype(np.float32)
+    full = cv2.resize(found, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR) > 0.5
+    full_mask = np.zeros_like(mask)
+    full_mask[top:bottom, left:right] = full
+    full_mask &= mask
+    return full_mask if full_mask.any() else mask
