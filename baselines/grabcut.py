@@ -112,7 +112,7 @@ def cut(image: npt.NDArray[np.uint8], box_ltwh: _box_masks.Box, config: Config) 
         return mask
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(piece, labels, None, *models, config.iterations, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(piece, labels, (0, 0, 1, 1), *models, config.iterations, cv2.GC_INIT_WITH_MASK)
     found = (labels == cv2.GC_PR_FGD).astype(np.float32)
     full = cv2.resize(found, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR) > 0.5
     full_mask = np.zeros_like(mask)
