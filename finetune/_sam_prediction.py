@@ -61,46 +61,47 @@ class Predictor:
         self._resize = ResizeLongestSide(model.image_size)
         self._dense = model.sam.prompt_encoder.no_mask_embed.weight.detach().reshape(-1, 1, 1)
 
+    @torch.inference_mode()
     def without_prompt(self, image_id: int) -> Prediction:
         """Anomaly map of an image, without padding, at the decoder's resolution; its maximum is the score."""
-        with torch.inference_mode():
-            sparse = torch.zeros(1, 0, self._dense.shape[0], device=self._device)
-            logits = self._decode(self._embed(image_id), sparse).logits
-            anomaly = self._map(torch.sigmoid(logits[0]), image_id)
+        sparse = torch.zeros(1, 0, self._dense.shape[0], device=self._device)
+        logits = self._decode(self._embed(image_id), sparse).logits
+        anomaly = self._map(torch.sigmoid(logits[0]), image_id)
         return Prediction(image_id=image_id, score=float(anomaly.max()), map=anomaly)
 
+    @torch.inference_mode()
     def of_truth(self, image_id: int, prompts: Sequence[Prompt]) -> Prediction:
         """One mask for each prompt, in their order, with the prompt's box."""
-        with torch.inference_mode():
-            masks = self.masks(image_id, prompts)
-            rles = list(self._rles(masks.logits, image_id))
+        masks = self.masks(image_id, prompts)
+        rles = list(self._rles(masks.logits, image_id))
         detections = [
             Detection(box_ltwh=_box_of(prompt), score=float(quality.clamp(0, 1)), segmentation=rle)
             for prompt, quality, rle in zip(prompts, masks.quality, rles, strict=True)
         ]
         return Prediction(image_id=image_id, detections=detections)
 
+    @torch.inference_mode()
     def of_prompts(self, image_id: int, prompts: Sequence[Prompt]) -> Prediction:
         """One mask for each prompt, as sure as its source and the predicted IoU together."""
-        with torch.inference_mode():
-            masks = self.masks(image_id, prompts)
-            scores = masks.quality.clamp(0, 1) * torch.tensor([prompt.score for prompt in prompts])
-            return self._prediction(image_id, masks.logits, scores, prompts)
+        masks = self.masks(image_id, prompts)
+        scores = masks.quality.clamp(0, 1) * torch.tensor([prompt.score for prompt in prompts])
+        return self._prediction(image_id, masks.logits, scores, prompts)
 
+    @torch.inference_mode()
     def of_grid(self, image_id: int, per_side: int) -> Prediction:
         """Masks of points all over the image, as sure as their predicted IoU, one for each place."""
         height, width = self._dataset.image_by_id[image_id].size_hw
         steps = (np.arange(per_side) + 0.5) / per_side
         prompts = [Prompt(point_xy=(float(x * width), float(y * height))) for y in steps for x in steps]
-        with torch.inference_mode():
-            masks = self.masks(image_id, prompts)
-            low = (masks.logits > 0).flatten(1).any(1)
-            boxes = torch.stack([_low_box(logits) for logits in masks.logits[low]]) if low.any() else torch.zeros(0, 4)
-            kept = nms(boxes, masks.quality[low], GRID_NMS_IOU)[:MOST_DETECTIONS]
-            chosen = torch.nonzero(low)[:, 0][kept]
-            some = [prompts[i] for i in chosen.tolist()]
-            return self._prediction(image_id, masks.logits[chosen], masks.quality[chosen].clamp(0, 1), some)
+        masks = self.masks(image_id, prompts)
+        low = (masks.logits > 0).flatten(1).any(1)
+        boxes = torch.stack([_low_box(logits) for logits in masks.logits[low]]) if low.any() else torch.zeros(0, 4)
+        kept = nms(boxes, masks.quality[low], GRID_NMS_IOU)[:MOST_DETECTIONS]
+        chosen = torch.nonzero(low)[:, 0][kept]
+        some = [prompts[i] for i in chosen.tolist()]
+        return self._prediction(image_id, masks.logits[chosen], masks.quality[chosen].clamp(0, 1), some)
 
+    @torch.inference_mode()
     def masks(self, image_id: int, prompts: Sequence[Prompt]) -> Masks:
         """Answers to prompts, which are all boxes or all points, on the CPU."""
         side = 4 * int(self._model.sam.prompt_encoder.image_embedding_size[0])

@@ -1,4 +1,4 @@
-"""Fixtures of the YOLO-World tests: data, a refused training, and a trained run in a sealed home."""
+"""Fixtures: of YOLO-World data, a refused training, a trained run in a sealed home; of SAM small data and trainings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
-from finetune import yolo_world
-from maskbridge.approach import Context, TrainData
-from maskbridge.dataset import Dataset, Split
+from finetune import sam, yolo_world
+from maskbridge.approach import Context, PredictData, TrainData
+from maskbridge.dataset import Dataset, Image, Split
 from maskbridge.errors import MaskbridgeError
+from maskbridge.files import sha256_file, write_json
+from maskbridge.geometry import instances
 from maskbridge.predictions import Run
 
 TINY = ("--weights", "none", "--text-features", "hashed", "--imgsz", "64", "--batch", "16", "--device", "cpu")
@@ -150,3 +155,96 @@ def server(tmp_path):
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()
+
+
+# ---------------------------------------------------------------- SAM
+
+TINY_SAM = {"arch": "tiny", "weights": "none", "image_size": 64, "batch": 4}
+
+
+@pytest.fixture
+def lab():
+    """Small data for SAM, and training and prediction without the command line."""
+    return SimpleNamespace(
+        tiny=TINY_SAM,
+        make_dataset=make_dataset,
+        everything=everything,
+        train=train_sam,
+        predict=predict_sam,
+        same_weights=same_weights,
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "plates", goods=6, defective=6)
+
+
+def make_dataset(folder, *, goods, defective, size_hw=(40, 56), seed=0):
+    """Grey noise, with a bright blob where an image is defective."""
+    rng = np.random.default_rng(seed)
+    images, annotations = [], []
+    for number in range(1, goods + defective + 1):
+        kind = "good" if number <= goods else "spot"
+        pixels = rng.normal(100, 12, (*size_hw, 3)).clip(0, 255).astype(np.uint8)
+        mask = np.zeros(size_hw, np.uint8)
+        if kind == "spot":
+            y, x = rng.integers(0, size_hw[0] - 12), rng.integers(0, size_hw[1] - 12)
+            mask[y : y + 12, x : x + 12] = 1
+            pixels[mask > 0] = 230
+        name = f"all/{kind}/{number:03d}.png"
+        path = folder / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), pixels)
+        images.append(
+            Image(
+                id=number,
+                file_name=name,
+                height=size_hw[0],
+                width=size_hw[1],
+                sha256=sha256_file(path),
+                origin=f"all/{kind}",
+                group=number,
+            )
+        )
+        for instance in instances(mask)[0]:
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **instance}
+            )
+    categories = [{"id": 1, "name": "spot", "supercategory": "plate"}]
+    write_json(
+        folder / "annotations.json",
+        {"images": [vars(image) for image in images], "annotations": annotations, "categories": categories},
+    )
+    write_json(folder / "splits.json", {"folds": [], "official": None})
+    write_json(folder / "dataset.json", {"product": "plate"})
+    return Dataset.open(folder)
+
+
+def everything(dataset, *, val=()):
+    ids = tuple(image.id for image in dataset.images)
+    return TrainData(dataset=dataset, train=tuple(i for i in ids if i not in val), val=tuple(val), fold=0)
+
+
+def context(folder, *, device="cpu", resume=False, seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    return Context(device=device, seed=seed, work=folder, resume=resume)
+
+
+def train_sam(dataset, folder, *, val=(), device="cpu", resume=False, **options):
+    config = sam.Config(**{**TINY_SAM, "epochs": 2, **options})
+    how = context(folder / "work", device=device, resume=resume)
+    return config, sam.train(everything(dataset, val=val), config, folder / "weights", how)
+
+
+def predict_sam(dataset, folder, config):
+    ids = tuple(image.id for image in dataset.images)
+    data = PredictData(dataset=dataset, image_ids=ids, fold=0, part="test")
+    return list(sam.predict(data, config, folder / "weights", context(folder / "work")))
+
+
+def same_weights(one, two):
+    import torch
+
+    a, b = (torch.load(folder / "weights" / "sam.pt", weights_only=True) for folder in (one, two))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

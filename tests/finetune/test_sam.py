@@ -14,15 +14,13 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 
 from finetune import _sam_checkpoints, _sam_embeddings, _sam_model, _sam_training, sam
-from maskbridge.approach import Context, PredictData, TrainData
-from maskbridge.dataset import Dataset, Image
+from finetune._sam_prompts import Item
+from maskbridge.approach import Context
+from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, MaskbridgeError, OptionError, WeightsError
-from maskbridge.files import sha256_file, write_json
-from maskbridge.geometry import instances
 from maskbridge.weights import find_local
 
 REAL_WEIGHTS = os.environ.get("MASKBRIDGE_WEIGHTS")
-TINY = {"arch": "tiny", "weights": "none", "image_size": 64, "batch": 4}
 SIZES = [(40, 64), (64, 40), (45, 70), (70, 45), (1, 90), (90, 1), (33, 33)]
 
 
@@ -32,72 +30,9 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.delenv("MASKBRIDGE_WEIGHTS", raising=False)
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    return make_dataset(tmp_path / "plates", goods=6, defective=6)
-
-
-def make_dataset(folder, *, goods, defective, size_hw=(40, 56), seed=0):
-    """Grey noise, with a bright blob where an image is defective."""
-    rng = np.random.default_rng(seed)
-    images, annotations = [], []
-    for number in range(1, goods + defective + 1):
-        kind = "good" if number <= goods else "spot"
-        pixels = rng.normal(100, 12, (*size_hw, 3)).clip(0, 255).astype(np.uint8)
-        mask = np.zeros(size_hw, np.uint8)
-        if kind == "spot":
-            y, x = rng.integers(0, size_hw[0] - 12), rng.integers(0, size_hw[1] - 12)
-            mask[y : y + 12, x : x + 12] = 1
-            pixels[mask > 0] = 230
-        name = f"all/{kind}/{number:03d}.png"
-        path = folder / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), pixels)
-        images.append(
-            Image(
-                id=number,
-                file_name=name,
-                height=size_hw[0],
-                width=size_hw[1],
-                sha256=sha256_file(path),
-                origin=f"all/{kind}",
-                group=number,
-            )
-        )
-        for instance in instances(mask)[0]:
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **instance}
-            )
-    categories = [{"id": 1, "name": "spot", "supercategory": "plate"}]
-    write_json(
-        folder / "annotations.json",
-        {"images": [vars(image) for image in images], "annotations": annotations, "categories": categories},
-    )
-    write_json(folder / "splits.json", {"folds": [], "official": None})
-    write_json(folder / "dataset.json", {"product": "plate"})
-    return Dataset.open(folder)
-
-
-def everything(dataset, *, val=()):
-    ids = tuple(image.id for image in dataset.images)
-    return TrainData(dataset=dataset, train=tuple(i for i in ids if i not in val), val=tuple(val), fold=0)
-
-
-def context(folder, *, resume=False, seed=0):
-    folder.mkdir(parents=True, exist_ok=True)
-    return Context(device="cpu", seed=seed, work=folder, resume=resume)
-
-
-def trained(dataset, folder, *, val=(), resume=False, **options):
-    config = sam.Config(**{**TINY, "epochs": 2, **options})
-    told = sam.train(everything(dataset, val=val), config, folder / "weights", context(folder / "work", resume=resume))
-    return config, told
-
-
-def predicted(dataset, folder, config):
-    ids = tuple(image.id for image in dataset.images)
-    data = PredictData(dataset=dataset, image_ids=ids, fold=0, part="test")
-    return list(sam.predict(data, config, folder / "weights", context(folder / "work")))
+def without_prompt(model, embeddings):
+    none = Item("none", np.zeros((0, 2), np.float32), None, None)
+    return _sam_training.answer(model, embeddings, [none] * len(embeddings), range(len(embeddings)))
 
 
 def tiny(image_size=64):
@@ -178,8 +113,8 @@ def test_a_batch_without_prompts_equals_one_image_at_a_time(arch, image_size, gr
     model = _sam_model.build(arch, backbone="mobilenet_v2", image_size=image_size)
     x = torch.rand(3, 256, grid, grid)
     with torch.inference_mode():
-        logits, quality = model.decode(x)
-        singles = [model.decode(one[None]) for one in x]
+        logits, quality = without_prompt(model, x)
+        singles = [without_prompt(model, one[None]) for one in x]
     assert logits.shape == (3, 4 * grid, 4 * grid)
     assert torch.allclose(logits, torch.cat([one for one, _ in singles]), atol=1e-4)
     assert torch.allclose(quality, torch.cat([one for _, one in singles]), atol=1e-4)
@@ -196,7 +131,7 @@ def test_an_encoder_is_its_trunk_and_its_neck(backbone):
 
 def test_only_decoder_and_neck_are_trained():
     model = tiny()
-    model.freeze()
+    model.train_only("decoder")
     parts = {name.split(".")[0] for name, p in model.sam.named_parameters() if p.requires_grad}
     encoder = {
         name.split(".")[1] for name, p in model.sam.image_encoder.named_parameters(prefix="e") if p.requires_grad
@@ -352,13 +287,13 @@ def test_training_the_neck_keeps_the_entries():
 
 
 @pytest.mark.parametrize("size_hw", [(40, 56), pytest.param((56, 40), marks=pytest.mark.slow)])
-def test_training_without_prompts_finds_the_defects(tmp_path, size_hw):
-    dataset = make_dataset(tmp_path / "plates", goods=10, defective=10, size_hw=size_hw)
+def test_training_without_prompts_finds_the_defects(tmp_path, size_hw, lab):
+    dataset = lab.make_dataset(tmp_path / "plates", goods=10, defective=10, size_hw=size_hw)
     val = (1, 2, 3, 11, 12, 13)
-    config, told = trained(dataset, tmp_path, val=val, epochs=8, lr=1e-3)
+    config, told = lab.train(dataset, tmp_path, val=val, epochs=8, lr=1e-3)
     losses = [loss for loss, _ in told.facts["history"]]
     assert min(losses) < 0.6 * losses[0]
-    by_id = {p.image_id: p for p in predicted(dataset, tmp_path, config)}
+    by_id = {p.image_id: p for p in lab.predict(dataset, tmp_path, config)}
     assert min(by_id[i].score for i in val[3:]) > max(by_id[i].score for i in val[:3])
     for i in val[3:]:
         full = cv2.resize(by_id[i].map, size_hw[::-1])
@@ -366,9 +301,9 @@ def test_training_without_prompts_finds_the_defects(tmp_path, size_hw):
         assert full[mask].mean() > 3 * full[~mask].mean()
 
 
-def test_a_checkpoint_gives_the_trained_predictions(dataset, tmp_path):
-    config, told = trained(dataset, tmp_path)
-    first, second = (predicted(dataset, tmp_path, config) for _ in range(2))
+def test_a_checkpoint_gives_the_trained_predictions(dataset, tmp_path, lab):
+    config, told = lab.train(dataset, tmp_path)
+    first, second = (lab.predict(dataset, tmp_path, config) for _ in range(2))
     state = torch.load(tmp_path / "weights" / "sam.pt", weights_only=True)
     card = json.loads((tmp_path / "weights" / "sam.json").read_text())
     assert card == {"arch": "tiny", "backbone": "mobilenet_v2", "image_size": 64}
@@ -384,15 +319,15 @@ def test_a_checkpoint_gives_the_trained_predictions(dataset, tmp_path):
         assert one.score == two.score == one.map.max()
 
 
-def test_the_same_seed_gives_the_same_weights(dataset, tmp_path):
+def test_the_same_seed_gives_the_same_weights(dataset, tmp_path, lab):
     for name in ("a", "b"):
-        trained(dataset, tmp_path / name)
-    assert same_weights(tmp_path / "a", tmp_path / "b")
+        lab.train(dataset, tmp_path / name)
+    assert lab.same_weights(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_continued_training_equals_an_uninterrupted_one(dataset, tmp_path, monkeypatch):
+def test_a_continued_training_equals_an_uninterrupted_one(dataset, tmp_path, monkeypatch, lab):
     val = (1, 7)
-    trained(dataset, tmp_path / "whole", val=val, epochs=3)
+    lab.train(dataset, tmp_path / "whole", val=val, epochs=3)
     monkeypatch.setattr(_sam_training, "SAVE_SECONDS", 0)
     save, calls = _sam_training._save, []
 
@@ -404,72 +339,69 @@ def test_a_continued_training_equals_an_uninterrupted_one(dataset, tmp_path, mon
 
     monkeypatch.setattr(_sam_training, "_save", killed)
     with pytest.raises(KeyboardInterrupt):
-        trained(dataset, tmp_path / "killed", val=val, epochs=3)
+        lab.train(dataset, tmp_path / "killed", val=val, epochs=3)
     monkeypatch.setattr(_sam_training, "_save", save)
-    trained(dataset, tmp_path / "killed", val=val, epochs=3, resume=True)
-    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    lab.train(dataset, tmp_path / "killed", val=val, epochs=3, resume=True)
+    assert lab.same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_prediction_reads_no_ground_truth(dataset, tmp_path, monkeypatch):
-    config, _ = trained(dataset, tmp_path)
+def test_prediction_reads_no_ground_truth(dataset, tmp_path, monkeypatch, lab):
+    config, _ = lab.train(dataset, tmp_path)
     blind = dataclasses.replace(dataset, annotations=())
     for name in ("mask", "split"):
         monkeypatch.setattr(Dataset, name, None)
-    assert len(predicted(blind, tmp_path, config)) == 12
+    assert len(lab.predict(blind, tmp_path, config)) == 12
 
 
-def test_without_a_defect_there_is_nothing_to_learn(tmp_path):
-    dataset = make_dataset(tmp_path / "plates", goods=3, defective=0)
+def test_without_a_defect_there_is_nothing_to_learn(tmp_path, lab):
+    dataset = lab.make_dataset(tmp_path / "plates", goods=3, defective=0)
     with pytest.raises(DatasetError, match="no image to train on has a defect"):
-        trained(dataset, tmp_path)
+        lab.train(dataset, tmp_path)
 
 
-def test_without_good_images_it_trains_on_defects_alone(tmp_path):
-    dataset = make_dataset(tmp_path / "plates", goods=0, defective=3)
-    _, told = trained(dataset, tmp_path)
+def test_without_good_images_it_trains_on_defects_alone(tmp_path, lab):
+    dataset = lab.make_dataset(tmp_path / "plates", goods=0, defective=3)
+    _, told = lab.train(dataset, tmp_path)
     assert told.facts["good_images_per_epoch"] == 0
 
 
 @pytest.mark.parametrize(("negatives", "count"), [("all", 6), ("3", 3), ("9x", 6), ("0.5x", 3)])
-def test_negatives_set_the_good_images_of_an_epoch(dataset, tmp_path, negatives, count):
-    _, told = trained(dataset, tmp_path, negatives=negatives, epochs=1)
+def test_negatives_set_the_good_images_of_an_epoch(dataset, tmp_path, negatives, count, lab):
+    _, told = lab.train(dataset, tmp_path, negatives=negatives, epochs=1)
     assert told.facts["good_images_per_epoch"] == count
 
 
 @pytest.mark.parametrize("negatives", ["many", "-1", "x", "nanx"])
-def test_negatives_that_are_no_number_are_refused(dataset, tmp_path, negatives):
+def test_negatives_that_are_no_number_are_refused(dataset, tmp_path, negatives, lab):
     with pytest.raises(OptionError, match="--negatives is not understood"):
-        trained(dataset, tmp_path, negatives=negatives)
+        lab.train(dataset, tmp_path, negatives=negatives)
 
 
 @pytest.mark.parametrize(("option", "value"), [("epochs", 0), ("batch", 0), ("lr", float("nan")), ("patience", -1)])
-def test_a_schedule_that_cannot_work_is_refused(dataset, tmp_path, option, value):
+def test_a_schedule_that_cannot_work_is_refused(dataset, tmp_path, option, value, lab):
     with pytest.raises(OptionError, match=f"--{option} cannot be used"):
-        trained(dataset, tmp_path, **{option: value})
+        lab.train(dataset, tmp_path, **{option: value})
 
 
-def test_a_loss_that_is_not_finite_is_told(dataset, tmp_path):
+def test_a_loss_that_is_not_finite_is_told(dataset, tmp_path, lab):
     with pytest.raises(MaskbridgeError, match="training diverged"):
-        trained(dataset, tmp_path, lr=1e30)
+        lab.train(dataset, tmp_path, lr=1e30)
 
 
-def test_a_device_that_is_not_there_is_refused(dataset, tmp_path):
+def test_a_device_that_is_not_there_is_refused(dataset, tmp_path, lab):
     with pytest.raises(OptionError, match="--device cannot be used; found abacus"):
-        sam.train(everything(dataset), sam.Config(**TINY), tmp_path, Context(device="abacus", seed=0, work=tmp_path))
+        sam.train(
+            lab.everything(dataset), sam.Config(**lab.tiny), tmp_path, Context(device="abacus", seed=0, work=tmp_path)
+        )
 
 
-def test_a_run_without_its_checkpoint_is_refused(dataset, tmp_path):
-    config, _ = trained(dataset, tmp_path, epochs=1)
+def test_a_run_without_its_checkpoint_is_refused(dataset, tmp_path, lab):
+    config, _ = lab.train(dataset, tmp_path, epochs=1)
     (tmp_path / "weights" / "sam.pt").unlink()
     with pytest.raises(WeightsError, match=r"sam\.pt"):
-        predicted(dataset, tmp_path, config)
+        lab.predict(dataset, tmp_path, config)
 
 
 def test_importing_it_does_not_import_torch():
     code = "import sys, finetune.sam; sys.exit(any(m in sys.modules for m in ('torch', 'segment_anything')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
-
-
-def same_weights(one, two):
-    a, b = (torch.load(folder / "weights" / "sam.pt", weights_only=True) for folder in (one, two))
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
