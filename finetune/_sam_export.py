@@ -25,6 +25,15 @@ from maskbridge.progress import say
 _OPSET = 17
 
 
+class _FirstMask(SamOnnxModel):  # type: ignore[misc]
+    """Gives the mask that is trained; with few points the package would choose among the three that are not."""
+
+    def select_masks(
+        self, masks: torch.Tensor, iou_preds: torch.Tensor, num_points: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return masks[:, :1], iou_preds[:, :1]
+
+
 def export_state_dict(weights: Path, out: Path) -> None:
     """Write a plain state dict, adapters folded in.
 
@@ -60,7 +69,7 @@ def export_onnx(weights: Path, out: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: the model is made for it
         torch.onnx.export(
-            SamOnnxModel(sam, return_single_mask=True),
+            _FirstMask(sam, return_single_mask=True),
             tuple(inputs.values()),
             cast(Any, buffer),
             input_names=list(inputs),
