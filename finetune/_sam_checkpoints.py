@@ -77,6 +77,7 @@ def start(config: Config) -> tuple[Model, str]:
         return model, source
     if path is not None:
         load_prompt_encoder_and_decoder(model, path)
+        model.soften_neck()
     backbone = None
     if arch == "backbone":
         backbone = find_backbone(config.backbone, config.backbone_weights, download=backbone_download(config.backbone))

@@ -41,6 +41,9 @@ EMBEDDING_CHANNELS = 256
 #: Input side of the official models, pixels.
 OFFICIAL_IMAGE_SIZE = 1024
 
+#: Strength of a random neck before a pretrained decoder: scale of its last normalisation.
+NECK_START = 0.02
+
 _TINY_PATCH, _PATCH = 8, 16
 #: What follows the feature layers of a torchvision classifier.
 _HEADS = ("avgpool", "fc", "classifier", "head", "heads")
@@ -121,6 +124,14 @@ class Model:
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Image embeddings of normalised, padded images: Bx3xSxS, float -> Bx256xhxw."""
         return self.neck(self.trunk(x))
+
+    def soften_neck(self) -> None:
+        """Let a random neck say little at first, so that a pretrained decoder answers by the prompts that it knows.
+
+        At full strength noise drowns them: `python benchmarks/sam.py neck` prints the overlap that is left.
+        """
+        with torch.no_grad():
+            self.sam.image_encoder.neck[-1].weight.fill_(NECK_START)
 
     @property
     def trunk_is_frozen(self) -> bool:
