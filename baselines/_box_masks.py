@@ -1,6 +1,6 @@
 """What the controls share: boxes of the truth or of another run, each made into a mask, with nothing learned.
 
-yield from predict_masks(data, config.prompts, mask_of)        # mask_of(image, box_ltwh) -> h x w, bool
+yield from predict_masks(data, config.prompts, config.max_prompts, mask_of)        # mask_of(image, box_ltwh) -> h x w, bool
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ def refuse_unfit(data: TrainData, prompts: str) -> Trained:
     return Trained(parameters=0, weights_from="nothing is learned", trained_on={"good": 0, "defective": 0})
 
 
-def predict_masks(data: PredictData, prompts: str, mask_of: MaskOf) -> Iterator[Prediction]:
+def predict_masks(data: PredictData, prompts: str, most: int, mask_of: MaskOf) -> Iterator[Prediction]:
     """A mask for each box, as sure as the box.
 
     Args:
         data: The images.
         prompts: `oracle`, or the run that gives the boxes.
+        most: Boxes of an image at most, of another run.
         mask_of: Makes a mask, H x W, of an image, H x W x 3, uint8, RGB, and a box in pixels.
 
     Raises:
         RunError: When the run does not fit, or has no boxes.
     """
-    of_image = find_prompts(prompts, data)
+    of_image = find_prompts(prompts, data, most)
     for image_id in data.image_ids:
         image = read_image(data.dataset.image_path(image_id))
         detections = []

@@ -19,7 +19,7 @@ from maskbridge.approach import Context, PredictData, Prediction, TrainData, Tra
 from maskbridge.prompts import ORACLE, absolute_source
 
 SUPERVISED = True
-PREDICT_OPTIONS = ("prompts",)
+PREDICT_OPTIONS = ("prompts", "max_prompts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,9 @@ class Config:
 
     prompts: str = ORACLE
     """Where the boxes come from: oracle (the true ones; only masks are then judged), or a run folder."""
+
+    max_prompts: int = 100
+    """Prompts of an image that are taken from another run, at most, the surest first."""
 
     def __post_init__(self) -> None:
         """Keep a run by its absolute path."""
@@ -54,7 +57,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     Raises:
         RunError: When the run that gives the boxes does not fit.
     """
-    return _box_masks.predict_masks(data, config.prompts, _fill)
+    return _box_masks.predict_masks(data, config.prompts, config.max_prompts, _fill)
 
 
 def _fill(image: npt.NDArray[np.uint8], box_ltwh: _box_masks.Box) -> npt.NDArray[np.bool_]:

@@ -23,7 +23,7 @@ from maskbridge.errors import OptionError
 from maskbridge.prompts import ORACLE, absolute_source
 
 SUPERVISED = True
-PREDICT_OPTIONS = ("prompts", "iterations", "context", "side")
+PREDICT_OPTIONS = ("prompts", "max_prompts", "iterations", "context", "side")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,9 @@ class Config:
 
     prompts: str = ORACLE
     """Where the boxes come from: oracle (the true ones; only masks are then judged), or a run folder."""
+
+    max_prompts: int = 100
+    """Prompts of an image that are taken from another run, at most, the surest first."""
 
     iterations: int = 5
     """Iterations."""
@@ -72,7 +75,9 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     Raises:
         RunError: When the run that gives the boxes does not fit.
     """
-    return _box_masks.predict_masks(data, config.prompts, lambda image, box: cut(image, box, config))
+    return _box_masks.predict_masks(
+        data, config.prompts, config.max_prompts, lambda image, box: cut(image, box, config)
+    )
 
 
 def cut(image: npt.NDArray[np.uint8], box_ltwh: _box_masks.Box, config: Config) -> npt.NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from maskbridge.prompts import ORACLE, TRUE_BOXES, absolute_source, find_prompts
 from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
-PREDICT_OPTIONS = ("prompts", "grid", "chunk")
+PREDICT_OPTIONS = ("prompts", "max_prompts", "grid", "chunk")
 MODEL_FORMATS = {"segment-anything": "pth", "onnx": "onnx"}
 
 PRESETS = {
@@ -124,6 +124,9 @@ class Config:
     """What points SAM at defects: none (it finds them by itself), grid (points all over the image), a run folder (its
     boxes, or the peaks of its maps), or oracle (the true boxes; only masks are then judged)."""
 
+    max_prompts: int = 100
+    """Prompts of an image that are taken from another run, at most, the surest first."""
+
     grid: int = 16
     """Points along each side of the grid."""
 
@@ -176,7 +179,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
         RunError: When the run that is to prompt does not fit.
         WeightsError: When the checkpoint is not there or does not fit.
     """
-    prompts = None if config.prompts in (NONE, _GRID) else find_prompts(config.prompts, data)
+    prompts = None if config.prompts in (NONE, _GRID) else find_prompts(config.prompts, data, config.max_prompts)
 
     from finetune._sam_checkpoints import open_run
     from finetune._sam_launch import device_of
@@ -212,7 +215,7 @@ def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
 
 def _check(config: Config) -> None:
     bounds = {
-        "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "lora_rank": 1,
+        "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "max_prompts": 1, "lora_rank": 1,
         "patience": 0, "lr": 0.0, "weight_decay": 0.0, "jitter": 0.0,
     }  # fmt: skip
     for name, least in bounds.items():

@@ -51,15 +51,16 @@ class Prompt:
 Prompts = Callable[[int], list[Prompt]]
 
 
-def find_prompts(source: str, data: PredictData) -> Prompts:
+def find_prompts(source: str, data: PredictData, most: int = MOST_DETECTIONS) -> Prompts:
     """Open a source of prompts for the images that are to be predicted.
 
     Args:
         source: `oracle`, or a run folder: of the same fold, over all folds, or of the official split.
         data: The images to predict.
+        most: Prompts of an image at most, the surest first; `oracle` gives all.
 
     Returns:
-        The prompts of an image, the surest first and at most 100; of `oracle` those of every defect in the dataset's
+        The prompts of an image, the surest first; of `oracle` those of every defect in the dataset's
         order. An image without any has an empty list.
 
     Raises:
@@ -92,8 +93,9 @@ def find_prompts(source: str, data: PredictData) -> Prompts:
         raise RunError("has nothing to prompt with", where=run.path, found=found.why, remedy=remedy)
     by_image: dict[int, list[Result]] = {image_id: [] for image_id in data.image_ids}
     for result in sorted(found.value, key=lambda result: -result["score"]):
-        if len(by_image.get(result["image_id"], range(MOST_DETECTIONS))) < MOST_DETECTIONS:
-            by_image[result["image_id"]].append(result)
+        mine = by_image.get(result["image_id"])
+        if mine is not None and len(mine) < most:
+            mine.append(result)
     if not found.derived:
         return lambda image_id: [
             Prompt(box_ltwh=_box(r["bbox"]), score=float(r["score"]), category_id=r["category_id"])
