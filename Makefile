@@ -12,6 +12,7 @@ SAM_OPTIONS      ?=
 SVDD_OPTIONS     ?=
 AE_OPTIONS       ?=
 KNN_OPTIONS      ?=
+PROMPT_OPTIONS   ?=
 REPORT_OPTIONS   ?=
 # Text features for YOLO-World: auto (CLIP's text encoder), a file made by `maskbridge text-features`, or hashed, the
 # stand-in that knows no language and marks the run.
@@ -31,15 +32,25 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 DATA   = datasets/$(NAME)
 # Train and predict: all folds and their merged run, or one fold and its test part. Finished runs are kept.
-define TRAIN
+TRAIN = $(call TRAIN_AS,$(1),$(1),$(2))
+# The same under another name: approach, name, options.
+define TRAIN_AS
 $(if $(filter all,$(FOLD)),\
-$(MB) crossval $(1) $(DATA) runs/$(NAME)-$(1)-all --device $(DEVICE) --seed $(SEED) --resume $(2),\
-$(MB) train $(1) $(DATA) runs/$(NAME)-$(1)-$(FOLD) --fold $(FOLD) --device $(DEVICE) --seed $(SEED) --resume $(2) && \
-$(MB) predict runs/$(NAME)-$(1)-$(FOLD) $(DATA) --device $(DEVICE))
+$(MB) crossval $(1) $(DATA) runs/$(NAME)-$(2)-all --device $(DEVICE) --seed $(SEED) --resume $(3),\
+$(MB) train $(1) $(DATA) runs/$(NAME)-$(2)-$(FOLD) --fold $(FOLD) --device $(DEVICE) --seed $(SEED) --resume $(3) && \
+$(MB) predict runs/$(NAME)-$(2)-$(FOLD) $(DATA) --device $(DEVICE))
+endef
+
+# Masks of given boxes ($(1) in the name, $(2) where they are from), by the trained SAM and by the two controls.
+define PROMPTED
+$(MB) predict runs/$(NAME)-sam-$(FOLD) $(DATA) --prompts $(2) --out runs/$(NAME)-sam-$(1)-$(FOLD) --overwrite \
+	--device $(DEVICE) $(PROMPT_OPTIONS)
+$(call TRAIN_AS,box-fill,box-fill-$(1),--prompts $(2) $(PROMPT_OPTIONS))
+$(call TRAIN_AS,grabcut,grabcut-$(1),--prompts $(2) $(PROMPT_OPTIONS))
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types convert finetune-yolo finetune-sam baselines evaluate report peers bench clean
+.PHONY: help setup demo test check lint types convert finetune-yolo finetune-sam prompted baselines evaluate report peers bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -104,6 +115,10 @@ finetune-yolo: $(READY) ## NAME=name: fine-tune YOLO-World and predict
 
 finetune-sam: $(READY) ## NAME=name: fine-tune SAM and predict
 	$(call TRAIN,sam,$(SAM_OPTIONS))
+
+prompted: $(READY) ## NAME=name: trained SAM with the true boxes and with YOLO-World's, beside filled boxes and GrabCut
+	$(call PROMPTED,oracle,oracle)
+	$(call PROMPTED,yolo-world,runs/$(NAME)-yolo-world-$(FOLD))
 
 baselines: $(READY) ## NAME=name: train the baselines and predict
 	$(call TRAIN,deep-svdd,$(SVDD_OPTIONS))

@@ -1,6 +1,6 @@
 """What the controls share: boxes of the truth or of another run, each made into a mask, with nothing learned.
 
-yield from predict_masks(data, config.prompts, config.max_prompts, mask_of)        # mask_of(image, box_ltwh) -> h x w, bool
+yield from predict_masks(data, "oracle", 100, mask_of)        # mask_of(image, box_ltwh) -> H x W, bool
 """
 
 from __future__ import annotations
