@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
+from finetune._memory import keep_freed_memory
 from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError, OptionError
 from maskbridge.progress import QUIET_VARIABLE
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+keep_freed_memory()
 # Fabric tells of every process that it starts; each of them imports this module first.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 

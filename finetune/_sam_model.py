@@ -1,7 +1,7 @@
 """SAM with an exchangeable image encoder: a frozen trunk, whose output is cached, and maybe a trained neck.
 
     model = build("backbone", backbone="mobilenet_v2", image_size=512)
-    logits, quality = model.decode(model.neck(model.trunk(x)))        # promptless
+    embeddings = model.neck(model.trunk(x))        # what the mask decoder reads
 
 Every model is a `segment_anything` `Sam`, so that its own predictor, preprocessing and checkpoints work.
 

@@ -33,8 +33,9 @@ from maskbridge.errors import MaskbridgeError
 from maskbridge.files import write_bytes
 
 FOCAL_WEIGHT, FOCAL_GAMMA = 20.0, 2.0
-#: The state for `resume` is written after a step if this long has passed since the last time.
-SAVE_SECONDS = 20.0
+#: The state for `resume` is written after a step if this long has passed since the last time, and so many times what
+#: writing it took.
+SAVE_SECONDS, SAVE_SHARE = 20.0, 20
 #: Share of the steps over which the learning rate rises.
 _WARM_UP = 0.1
 #: Largest norm of all gradients together.
@@ -110,7 +111,7 @@ def fit(
         content = fabric.broadcast(state_path.read_bytes() if state_path.is_file() else None)
         if content is not None:
             progress = _restore(content, parameters, optimizer)
-    saved = time.monotonic()
+    due = time.monotonic() + SAVE_SECONDS
     steps_per_epoch = math.ceil((len(defective) + schedule.goods) / schedule.batch)
     epochs = range(progress.epoch, schedule.epochs)
     for epoch in context.track(epochs, "training") if fabric.is_global_zero else epochs:
@@ -129,9 +130,10 @@ def fit(
             stepper.zero_grad()
             progress.step = index + 1
             progress.losses.append(value)
-            if fabric.is_global_zero and time.monotonic() - saved >= SAVE_SECONDS:
+            if fabric.is_global_zero and time.monotonic() >= due:
+                began = time.monotonic()
                 _save(state_path, progress, parameters, optimizer)
-                saved = time.monotonic()
+                due = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - began))
         score = validation_score(fabric, model, examples, val, schedule) if val else float(epoch)
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, epoch

@@ -8,8 +8,6 @@ several GPUs) is Ultralytics'. Importing this module imports torch and ultralyti
 from __future__ import annotations
 
 import atexit
-import contextlib
-import ctypes
 import logging
 import os
 import shutil
@@ -17,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from finetune._memory import keep_freed_memory
 from finetune._yolo_world_text import read_features
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.files import write_bytes, write_json
@@ -57,26 +56,13 @@ MOST_EPOCHS = "most-epochs.txt"
 TRANSFERRED = "transferred.json"
 #: Ultralytics leaves one core free, which on two cores halves the speed.
 torch_utils.NUM_THREADS = torch.get_num_threads()
-#: malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: on a CPU, giving pages back and asking for them again costs time in training.
-
-    Elsewhere than on glibc nothing happens.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the highest that glibc takes
-        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _silent(bar: Any) -> Any:
     return lambda *args, **options: bar(*args, **{**options, "disable": True})
 
 
-_keep_freed_memory()
+keep_freed_memory()
 for _module in (base, dataset, engine, validator):  # bars that are drawn even where standard error is no terminal
     _module.TQDM = _silent(_module.TQDM)
 for _service in ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb"):

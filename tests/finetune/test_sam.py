@@ -329,6 +329,7 @@ def test_a_continued_training_equals_an_uninterrupted_one(dataset, tmp_path, mon
     val = (1, 7)
     lab.train(dataset, tmp_path / "whole", val=val, epochs=3)
     monkeypatch.setattr(_sam_training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(_sam_training, "SAVE_SHARE", 0)
     save, calls = _sam_training._save, []
 
     def killed(*args):

@@ -120,6 +120,7 @@ def test_an_fp32_cache_learns_exactly_what_no_cache_does(dataset, tmp_path, lab)
 def test_killed_at_any_step_a_training_goes_on_to_the_same_weights(dataset, tmp_path, lab, monkeypatch, kind, stop):
     lab.train(dataset, tmp_path / "whole", val=VAL, train=kind, epochs=3)
     monkeypatch.setattr(_sam_training, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(_sam_training, "SAVE_SHARE", 0)
     backward, calls = _sam_training._backward, []
 
     def killed(*args):
