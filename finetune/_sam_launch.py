@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+#: Here and not in a function: a process that is started says who it is before it calls one of ours.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
 _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -52,7 +55,6 @@ def launch(work: Callable[..., Result], config: Config, context: Context, *argum
     if config.nodes < 1:
         raise OptionError("--nodes cannot be used", found=config.nodes, expected="1 or more")
     several = count * config.nodes > 1
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
@@ -86,7 +88,6 @@ def device_of(name: str) -> torch.device:
 
 def _spawned(threads: int, work: Callable[..., Result], arguments: tuple[Any, ...], fabric: Fabric) -> bytes:
     """One of several processes: its result, pickled; what the user did wrong is a result, which needs no traceback."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     torch.set_num_threads(threads)
     if not fabric.is_global_zero:
         os.environ[QUIET_VARIABLE] = "1"
