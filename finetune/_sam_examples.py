@@ -44,8 +44,9 @@ class Step:
     inputs: Callable[[Sequence[int]], torch.Tensor] = field(repr=False)
 
     def count(self, *, prompted: bool) -> int:
-        """Number of items with, or without, a prompt."""
-        return sum((item.kind != "none") == prompted for items in self.items for item in items)
+        """Number of items without a prompt, or of prompts that point at a defect."""
+        items = [item for items in self.items for item in items if (item.kind != "none") == prompted]
+        return sum(not prompted or bool(item.target.any()) for item in items)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@
 
 Kinds of prompts: `none`, the whole image, whose target is all defects together; `box`, jittered; `point`, one to three
 inside; `mask`, a box and the mask that the decoder itself made of it. An image is also asked with a box or point where
-it has no defect: then the target is empty and the quality zero. Frames are those of `_sam_embeddings`.
+it has no defect: then the predicted IoU shall be zero. Frames are those of `_sam_embeddings`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Train SAM's mask decoder, with the neck, adapters or image encoder that go along, to answer prompts and none.
 
-The loss is SAM's: 20 x focal + dice on the low-resolution logits, and the squared error of the predicted IoU. It is a
-sum over prompts, divided by their number in the whole step, so that neither the number of processes, nor the pieces
+The loss is SAM's: 20 x focal + dice on the low-resolution logits, and the squared error of the predicted IoU. Of a
+prompt that points at no defect only the predicted IoU is judged, which shall be zero. The loss is a sum over prompts,
+divided by the number of those with a defect in the whole step, and the same without prompts, so that neither the number of processes, nor the pieces
 that a step is taken in, nor the prompts in one call of the decoder change what is learned.
 
 Lightning Fabric starts the processes, casts, scales and adds the gradients up. It was chosen because it leaves the
@@ -147,7 +148,12 @@ def fit(
 
 
 def losses(
-    logits: torch.Tensor, quality: torch.Tensor, target: torch.Tensor, inside: torch.Tensor, judged: torch.Tensor
+    logits: torch.Tensor,
+    quality: torch.Tensor,
+    target: torch.Tensor,
+    inside: torch.Tensor,
+    shown: torch.Tensor,
+    judged: torch.Tensor,
 ) -> torch.Tensor:
     """Loss of each prompt.
 
@@ -156,6 +162,7 @@ def losses(
         quality: Predicted IoU, N.
         target: N x L x L, [0, 1].
         inside: N x L x L, [0, 1]: what is image, not padding.
+        shown: Whether the mask counts, N, 0 or 1: not where a prompt points at no defect, whose mask is nobody's.
         judged: Whether the predicted IoU counts, N, 0 or 1: not where there is no prompt and no defect.
 
     Returns:
@@ -170,7 +177,7 @@ def losses(
     found, true = (logits > 0) & (inside > 0), target >= 0.5
     union = (found | true).sum((1, 2))
     iou = (found & true).sum((1, 2)) / union.clamp(min=1)
-    return FOCAL_WEIGHT * focal + dice + (quality - iou) ** 2 * judged
+    return (FOCAL_WEIGHT * focal + dice) * shown + (quality - iou * shown) ** 2 * judged
 
 
 def answer(
@@ -215,7 +222,7 @@ def validation_score(
                 embeddings = examples.embed(step, range(len(step.images)), fabric.device)
                 for items, places in _calls(step, range(len(step.images)), schedule.chunk):
                     logits, _ = answer(model, embeddings, items, places)
-                    target, inside, _ = _tensors(items, fabric.device)
+                    target, inside, *_ = _tensors(items, fabric.device)
                     p = torch.sigmoid(logits) * inside
                     if items[0].kind == "none":
                         sums[0] += float(2 * (p * target).sum())
@@ -231,7 +238,7 @@ def validation_score(
 
 def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, schedule: Schedule) -> float:
     """Gradients of one step, in this process's parameters the sum over all processes; returns the loss."""
-    counts = {False: step.count(prompted=False), True: step.count(prompted=True)}
+    counts = {prompted: max(step.count(prompted=prompted), 1) for prompted in (False, True)}
     mine = range(fabric.global_rank, len(step.images), fabric.world_size)
     total = torch.zeros((), dtype=torch.float64)
     for piece in _pieces(mine, schedule.accumulate):
@@ -274,14 +281,22 @@ def _calls(step: Step, piece: Sequence[int], chunk: int) -> Iterator[tuple[list[
             yield [item for item, _ in some], [place for _, place in some]
 
 
-def _tensors(items: Sequence[Item], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Targets and insides, N x L x L, and whether the predicted IoU counts, N."""
+def _tensors(items: Sequence[Item], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Targets and insides, N x L x L, and whether mask and predicted IoU count, N each."""
     target, inside = (
         torch.from_numpy(np.stack([getattr(item, name) for item in items]).astype(np.float32)).to(device)
         for name in ("target", "inside")
     )
-    judged = [item.kind != "none" or bool((item.target >= 0.5).any()) for item in items]
-    return target, inside, torch.tensor(judged, dtype=torch.float32, device=device)
+    there = [bool(item.target.any()) for item in items]
+    prompted = [item.kind != "none" for item in items]
+    shown, judged = (
+        torch.tensor(flags, dtype=torch.float32, device=device)
+        for flags in (
+            [not asked or defect for asked, defect in zip(prompted, there, strict=True)],
+            [asked or defect for asked, defect in zip(prompted, there, strict=True)],
+        )
+    )
+    return target, inside, shown, judged
 
 
 def _pieces(places: Sequence[int], count: int) -> Iterator[Sequence[int]]:
