@@ -2,8 +2,9 @@
 
 The loss is SAM's: 20 x focal + dice on the low-resolution logits, and the squared error of the predicted IoU. Of a
 prompt that points at no defect only the predicted IoU is judged, which shall be zero. The loss is a sum over prompts,
-divided by the number of those with a defect in the whole step, and the same without prompts, so that neither the number of processes, nor the pieces
-that a step is taken in, nor the prompts in one call of the decoder change what is learned.
+divided by the number of those with a defect in the whole step, and the same without prompts, so that neither the
+number of processes, nor the pieces that a step is taken in, nor the prompts in one call of the decoder change what is
+learned.
 
 Lightning Fabric starts the processes, casts, scales and adds the gradients up. It was chosen because it leaves the
 loop as it is; its wrapper of distributed modules is not used: one sum of all gradients at the end of a step is exact
