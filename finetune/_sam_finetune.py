@@ -36,6 +36,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
     schedule = Schedule(
         epochs=config.epochs,
         lr=config.lr,
+        neck_lr=config.neck_lr,
         weight_decay=config.weight_decay,
         batch=config.batch,
         accumulate=config.accumulate,

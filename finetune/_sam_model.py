@@ -152,6 +152,10 @@ class Model:
         elif self.arch not in VIT_ARCHS:
             self.sam.image_encoder.neck.requires_grad_(True)
 
+    def own_neck(self) -> list[nn.Parameter]:
+        """Parameters of a neck that is trained from scratch."""
+        return [] if self.arch in VIT_ARCHS else list(self.sam.image_encoder.neck.parameters())
+
     def trained(self) -> list[nn.Parameter]:
         """Parameters that are not frozen."""
         return [parameter for parameter in self.sam.parameters() if parameter.requires_grad]

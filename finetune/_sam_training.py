@@ -51,6 +51,7 @@ class Schedule:
     Attributes:
         epochs: Passes over the defective images.
         lr: Learning rate of AdamW at its height.
+        neck_lr: The same of a neck that started at random.
         weight_decay: Its weight decay.
         batch: Images in one step, over all processes.
         accumulate: Pieces that a process takes a step in.
@@ -61,6 +62,7 @@ class Schedule:
 
     epochs: int
     lr: float
+    neck_lr: float
     weight_decay: float
     batch: int
     accumulate: int
@@ -105,7 +107,7 @@ def fit(
         MaskbridgeError: When the loss is no longer finite.
     """
     parameters = model.trained()
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(_groups(model, schedule), weight_decay=schedule.weight_decay, fused=True)
     stepper = cast(Any, fabric.setup_optimizers(optimizer))
     state_path = context.work / "sam-last.pt"
     progress = Progress()
@@ -122,7 +124,7 @@ def fit(
         order = _order(good, defective, schedule, np.random.default_rng([context.seed, epoch]))
         for index in range(progress.step, steps_per_epoch):
             for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * _rate((epoch + index / steps_per_epoch) / schedule.epochs)
+                group["lr"] = group["most"] * _rate((epoch + index / steps_per_epoch) / schedule.epochs)
             step = examples.step(order[index * schedule.batch : (index + 1) * schedule.batch], epoch)
             value = _backward(fabric, model, examples, step, schedule)
             if not math.isfinite(value):
@@ -311,6 +313,17 @@ def _summed(fabric: Fabric, value: torch.Tensor) -> torch.Tensor:
     total = fabric.all_reduce(value.to(fabric.device), reduce_op="sum")
     assert isinstance(total, torch.Tensor), "a tensor goes in"
     return total
+
+
+def _groups(model: Model, schedule: Schedule) -> list[dict[str, Any]]:
+    """Parameters by their highest learning rate."""
+    neck = {id(parameter) for parameter in model.own_neck()}
+    rates = {True: schedule.neck_lr, False: schedule.lr}
+    groups = [
+        {"params": [p for p in model.trained() if (id(p) in neck) == own], "lr": rate, "most": rate}
+        for own, rate in rates.items()
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _order(good: Sequence[int], defective: Sequence[int], schedule: Schedule, rng: np.random.Generator) -> list[int]:

@@ -93,6 +93,9 @@ class Config:
     lr: float = 5e-4
     """Learning rate at its height."""
 
+    neck_lr: float = 1e-3
+    """The same of the neck of backbone and tiny, which starts at random."""
+
     weight_decay: float = 1e-2
     """Weight decay of AdamW."""
 
@@ -216,7 +219,7 @@ def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
 def _check(config: Config) -> None:
     bounds = {
         "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "max_prompts": 1,
-        "lora_rank": 1, "patience": 0, "lr": 0.0, "weight_decay": 0.0, "jitter": 0.0,
+        "lora_rank": 1, "patience": 0, "lr": 0.0, "neck_lr": 0.0, "weight_decay": 0.0, "jitter": 0.0,
     }  # fmt: skip
     for name, least in bounds.items():
         value = getattr(config, name)
