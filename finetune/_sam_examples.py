@@ -19,7 +19,7 @@ import torch
 
 from finetune._sam_embeddings import VIEWS, Embeddings, to_input, turn
 from finetune._sam_model import Model
-from finetune._sam_prompts import Item, Truth, Truths, draw, masks_of
+from finetune._sam_prompts import Item, Truth, Truths, draw, masks_of, whole
 from maskbridge.dataset import Dataset, read_image
 
 #: Smallest part of a side that a crop keeps, and largest change of contrast and of brightness.
@@ -118,12 +118,11 @@ class Examples:
         items = []
         for image_id in image_ids:
             truth = self._truths.of(image_id)
-            none = Item("none", np.zeros((0, 2), np.float32), truth.union, truth.inside)
             boxes = [
                 Item("box", box.reshape(2, 2), mask, truth.inside)
                 for box, mask in zip(truth.boxes, truth.masks, strict=True)
             ]
-            items.append([none] * ("none" in self._prompting.kinds) + boxes * bool(prompted))
+            items.append([whole(truth)] * ("none" in self._prompting.kinds) + boxes * bool(prompted))
         pairs = [(image_id, 0) for image_id in image_ids]
         return Step(tuple(image_ids), tuple(items), lambda some: self._inputs([pairs[i] for i in some]))
 

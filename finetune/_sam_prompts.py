@@ -4,7 +4,7 @@
     items = draw(truth, kinds=("none", "box"), instances=4, jitter=0.1, sizes=sizes, rng=np.random.default_rng(0))
     sparse = encode(model.sam, items)               # N x T x 256
 
-Kinds of prompts: `none`, the whole image, whose target is all defects together; `box`, jittered; `point`, one to three
+Kinds of prompts: `none`, which asks with the frame of the image for all defects together; `box`, jittered; `point`, one to three
 inside; `mask`, a box and the mask that the decoder itself made of it. An image is also asked with a box or point where
 it has no defect: then the predicted IoU shall be zero. Frames are those of `_sam_embeddings`.
 """
@@ -62,7 +62,7 @@ class Item:
 
     Attributes:
         kind: One of `KINDS`.
-        points: Points or the two corners of a box, T x 2, x and y in the input frame; none for `none`.
+        points: Points or the two corners of a box, T x 2, x and y in the input frame.
         target: L x L, float16, [0, 1].
         inside: L x L, float16, [0, 1].
     """
@@ -73,9 +73,9 @@ class Item:
     inside: npt.NDArray[np.float16]
 
     @property
-    def alike(self) -> tuple[bool, bool, int]:
+    def alike(self) -> tuple[str, int]:
         """Items that are equal in this fit into one batch of the decoder."""
-        return self.kind == "mask", self.kind == "point", len(self.points)
+        return self.kind, len(self.points)
 
 
 class Truths:
@@ -141,7 +141,7 @@ def draw(
         sizes: Widths and heights of defects in the input frame, M x 2, for prompts where there is none.
         rng: Decides everything random.
     """
-    items = [Item("none", np.zeros((0, 2), np.float32), truth.union, truth.inside)] if "none" in kinds else []
+    items = [whole(truth)] if "none" in kinds else []
     prompted = [kind for kind in kinds if kind != "none"]
     if not prompted:
         return items
@@ -160,12 +160,15 @@ def draw(
     return items if nowhere is None else [*items, nowhere]
 
 
+def whole(truth: Truth) -> Item:
+    """The question without a prompt: the frame of the image, in which all defects are to be found."""
+    return Item("none", np.stack([np.zeros(2, np.float32), _extent(truth)]), truth.union, truth.inside)
+
+
 def encode(sam: Sam, items: Sequence[Item]) -> torch.Tensor:
-    """Prompt tokens of items that are alike, N x T x 256; points get SAM's padding token, boxes and `none` do not."""
+    """Prompt tokens of items that are alike, N x T x 256; points get SAM's padding token, boxes do not."""
     device = sam.device
     points = torch.from_numpy(np.stack([item.points for item in items])).to(device)
-    if items[0].kind == "none":
-        return torch.zeros(len(items), 0, sam.prompt_encoder.embed_dim, device=device)
     if items[0].kind == "point":
         labels = torch.full(points.shape[:2], float(_INSIDE), device=device)
         sparse: torch.Tensor = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)[0]
