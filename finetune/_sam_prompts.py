@@ -4,9 +4,9 @@
     items = draw(truth, kinds=("none", "box"), instances=4, jitter=0.1, sizes=sizes, rng=np.random.default_rng(0))
     sparse = encode(model.sam, items)               # N x T x 256
 
-Kinds of prompts: `none`, which asks with the frame of the image for all defects together; `box`, jittered; `point`, one to three
-inside; `mask`, a box and the mask that the decoder itself made of it. An image is also asked with a box or point where
-it has no defect: then the predicted IoU shall be zero. Frames are those of `_sam_embeddings`.
+Kinds of prompts: `none`, which asks with the frame of the image for all defects together; `box`, jittered; `point`, one
+to three inside; `mask`, a box and the mask that the decoder itself made of it. An image is also asked with a box or
+point where it has no defect: then the predicted IoU shall be zero. Frames are those of `_sam_embeddings`.
 """
 
 from __future__ import annotations
