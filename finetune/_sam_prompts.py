@@ -29,6 +29,8 @@ KINDS = ("none", "box", "point", "mask")
 
 #: Points drawn for one prompt at most.
 MOST_POINTS = 3
+#: Largest standard deviation of a box's sides, in parts of the input's side: SAM's 20 pixels of 1024.
+MOST_JITTER = 20 / 1024
 #: Tries to place a box where there is no defect.
 _TRIES = 10
 #: Labels of SAM's points: inside, and the two corners of a box.
@@ -54,6 +56,11 @@ class Truth:
     inside: npt.NDArray[np.float16]
     boxes: Floats
     cell: int
+
+    @property
+    def side(self) -> int:
+        """Side of the input frame, pixels."""
+        return self.cell * len(self.inside)
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def draw(
                 points = _points(truth.masks[index] >= truth.masks[index].max(), 1, truth.cell, rng)
             assert points is not None, "every mask has a cell that is its largest"
         else:
-            points = _jittered(truth.boxes[index], jitter, _extent(truth), rng)
+            points = _jittered(truth.boxes[index], jitter, MOST_JITTER * truth.side, _extent(truth), rng)
         items.append(Item(kind, points, truth.masks[index], truth.inside))
     nowhere_kinds = [kind for kind in ("box", "point") if kind in prompted] or ["box"]
     nowhere = _nowhere(truth, nowhere_kinds[rng.integers(len(nowhere_kinds))], sizes, rng)
@@ -188,11 +195,11 @@ def _extent(truth: Truth) -> Floats:
     return np.array([width, height], np.float32)
 
 
-def _jittered(box: Floats, jitter: float, extent: Floats, rng: np.random.Generator) -> Floats:
+def _jittered(box: Floats, jitter: float, most: float, extent: Floats, rng: np.random.Generator) -> Floats:
     """Corners of a box, 2 x 2, each side moved and kept inside the image."""
     corners = box.reshape(2, 2)
     size = corners[1] - corners[0]
-    moved = corners + rng.normal(0.0, jitter, (2, 2)) * size
+    moved = corners + rng.normal(0.0, 1.0, (2, 2)) * np.minimum(jitter * size, most)
     moved = np.clip(np.sort(moved, axis=0), 0, extent)
     return np.where(moved[1] - moved[0] < 1, corners, moved).astype(np.float32)
 

@@ -117,8 +117,12 @@ def test_jitter_moves_a_box_by_its_own_size_and_keeps_it_in_the_image(truths):
     assert boxes[..., 0].max() <= 64
     assert boxes[..., 1].max() <= 40
     left, bottom = boxes[:, 0, 0], boxes[:, 1, 1]
-    assert left.std() == pytest.approx(0.1 * 40, rel=0.2)
-    assert bottom.std() == pytest.approx(0.1 * 20, rel=0.2)
+    assert left.std() == pytest.approx(64 * 20 / 1024, rel=0.2)  # 4 pixels would be more than SAM's most
+    assert bottom.std() == pytest.approx(64 * 20 / 1024, rel=0.2)
+    small = truths.make([blob((40, 64), slice(10, 18), slice(24, 36))], (40, 64))
+    boxes = np.array([drawn(small, ("box",), seed=seed)[0].points for seed in range(300)])
+    assert boxes[:, 0, 0].std() == pytest.approx(0.1 * 12, rel=0.2)
+    assert boxes[:, 1, 1].std() == pytest.approx(0.1 * 8, rel=0.2)
     (still, *_) = drawn(truth, ("box",), jitter=0.0)
     assert still.points.tolist() == [[24, 0], [64, 20]]
 
