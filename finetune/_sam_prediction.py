@@ -63,12 +63,9 @@ class Predictor:
 
     @torch.inference_mode()
     def without_prompt(self, image_id: int) -> Prediction:
-        """Anomaly map of an image, without padding, at the decoder's resolution; its maximum is the score.
-
-        SAM is asked with the frame of the image, for the defects that are in it.
-        """
-        height, width = self._dataset.image_by_id[image_id].size_hw
-        logits = self.masks(image_id, [Prompt(box_ltwh=(0.0, 0.0, float(width), float(height)))]).logits
+        """Anomaly map of an image, without padding, at the decoder's resolution; its maximum is the score."""
+        sparse = torch.zeros(1, 0, self._dense.shape[0], device=self._device)
+        logits = self._decode(self._embed(image_id), sparse).logits
         anomaly = self._map(torch.sigmoid(logits[0]), image_id)
         return Prediction(image_id=image_id, score=float(anomaly.max()), map=anomaly)
 

@@ -4,7 +4,7 @@
     items = draw(truth, kinds=("none", "box"), instances=4, jitter=0.1, sizes=sizes, rng=np.random.default_rng(0))
     sparse = encode(model.sam, items)               # N x T x 256
 
-Kinds of prompts: `none`, which asks with the frame of the image for all defects together; `box`, jittered; `point`, one
+Kinds of prompts: `none`, no token at all, whose target is all defects together; `box`, jittered; `point`, one
 to three inside; `mask`, a box and the mask that the decoder itself made of it. An image is also asked with a box or
 point where it has no defect: then the predicted IoU shall be zero. Frames are those of `_sam_embeddings`.
 """
@@ -69,7 +69,7 @@ class Item:
 
     Attributes:
         kind: One of `KINDS`.
-        points: Points or the two corners of a box, T x 2, x and y in the input frame.
+        points: Points or the two corners of a box, T x 2, x and y in the input frame; none for `none`.
         target: L x L, float16, [0, 1].
         inside: L x L, float16, [0, 1].
     """
@@ -168,13 +168,15 @@ def draw(
 
 
 def whole(truth: Truth) -> Item:
-    """The question without a prompt: the frame of the image, in which all defects are to be found."""
-    return Item("none", np.stack([np.zeros(2, np.float32), _extent(truth)]), truth.union, truth.inside)
+    """The question without a prompt: where all defects are."""
+    return Item("none", np.zeros((0, 2), np.float32), truth.union, truth.inside)
 
 
 def encode(sam: Sam, items: Sequence[Item]) -> torch.Tensor:
-    """Prompt tokens of items that are alike, N x T x 256; points get SAM's padding token, boxes do not."""
+    """Prompt tokens of items that are alike, N x T x 256; points get SAM's padding token, boxes and `none` do not."""
     device = sam.device
+    if items[0].kind == "none":
+        return torch.zeros(len(items), 0, sam.prompt_encoder.embed_dim, device=device)
     points = torch.from_numpy(np.stack([item.points for item in items])).to(device)
     if items[0].kind == "point":
         labels = torch.full(points.shape[:2], float(_INSIDE), device=device)

@@ -85,7 +85,8 @@ class Config:
     """Defects of an image that are prompted for in one step, at most."""
 
     jitter: float = 0.1
-    """Standard deviation of a training box's sides in parts of its width and height; at most SAM's 20 of 1024 pixels."""
+    """Standard deviation of a training box's sides in parts of its width and height; at most 20 of 1024 pixels,
+    as in SAM's own training."""
 
     epochs: int = 10
     """Passes over the defective images."""
