@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -228,7 +229,8 @@ def save_run(model: Model, backbone: str, weights: Path) -> None:
     buffer = io.BytesIO()
     torch.save({name: tensor.cpu() for name, tensor in model.sam.state_dict().items()}, buffer)
     write_bytes(weights / "sam.pt", buffer.getvalue())
-    write_json(weights / "sam.json", {"arch": model.arch, "backbone": backbone, "image_size": model.image_size})
+    card = {"arch": model.arch, "backbone": backbone, "image_size": model.image_size, "box_mask": model.box_mask}
+    write_json(weights / "sam.json", card)
 
 
 def open_run(weights: Path) -> Model:
@@ -244,4 +246,4 @@ def open_run(weights: Path) -> Model:
         where = weights / "sam.json"
         raise WeightsError("does not say how to build the model", where=where, found=repr(error)) from error
     load_sam(model, weights / "sam.pt")
-    return model
+    return replace(model, box_mask=card.get("box_mask") is True)

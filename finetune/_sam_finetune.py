@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from maskbridge.approach import Context, TrainData, Trained
 from maskbridge.files import write_bytes
 from maskbridge.negatives import negative_count
 from maskbridge.progress import say
+from maskbridge.weights import AUTO
 
 if TYPE_CHECKING:
     from finetune.sam import Config
@@ -46,6 +48,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
     )
     torch.manual_seed(context.seed)
     model, weights_from = start(config)
+    model = replace(model, box_mask=config.box_mask == "yes" or (config.box_mask == AUTO and bool(model.own_neck())))
     parameters = sum(parameter.numel() for parameter in model.sam.parameters())
     model.train_only("full" if config.train == "full" else "decoder")
     if config.train == "lora":

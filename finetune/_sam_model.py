@@ -86,10 +86,17 @@ class BackboneEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """A `Sam`, taken apart into what is frozen and what is trained."""
+    """A `Sam`, taken apart into what is frozen and what is trained.
+
+    Attributes:
+        arch: Name of the architecture.
+        sam: The model.
+        box_mask: Whether it is told a box as a low-resolution mask too.
+    """
 
     arch: str
     sam: Sam
+    box_mask: bool = False
 
     @property
     def image_size(self) -> int:

@@ -20,7 +20,8 @@ from torchvision.ops import nms
 
 from finetune._sam_decoder import decode
 from finetune._sam_embeddings import Embeddings, crop_padding, input_size
-from finetune._sam_model import Model
+from finetune._sam_model import EMBEDDING_CHANNELS, Model
+from finetune._sam_prompts import dense
 from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
@@ -59,13 +60,12 @@ class Predictor:
         self._model, self._dataset, self._device, self._chunk = model, dataset, device, chunk
         self._embeddings = Embeddings(model, device)
         self._resize = ResizeLongestSide(model.image_size)
-        self._dense = model.sam.prompt_encoder.no_mask_embed.weight.detach().reshape(-1, 1, 1)
 
     @torch.inference_mode()
     def without_prompt(self, image_id: int) -> Prediction:
         """Anomaly map of an image, without padding, at the decoder's resolution; its maximum is the score."""
-        sparse = torch.zeros(1, 0, self._dense.shape[0], device=self._device)
-        logits = self._decode(self._embed(image_id), sparse).logits
+        sparse = torch.zeros(1, 0, EMBEDDING_CHANNELS, device=self._device)
+        logits = self._decode(self._embed(image_id), sparse, dense(self._model, None)).logits
         anomaly = self._map(torch.sigmoid(logits[0]), image_id)
         return Prediction(image_id=image_id, score=float(anomaly.max()), map=anomaly)
 
@@ -110,31 +110,29 @@ class Predictor:
         embedding, size_hw = self._embed(image_id), self._dataset.image_by_id[image_id].size_hw
         answers = []
         for start in range(0, len(prompts), self._chunk):
-            sparse = self._encode(prompts[start : start + self._chunk], size_hw)
-            answers.append(self._decode(embedding, sparse))
+            answers.append(self._decode(embedding, *self._encode(prompts[start : start + self._chunk], size_hw)))
         return Masks(torch.cat([each.logits for each in answers]), torch.cat([each.quality for each in answers]))
 
     def _embed(self, image_id: int) -> torch.Tensor:
         features = torch.from_numpy(self._embeddings.compute(self._dataset, image_id)).to(self._device).float()
         return self._model.neck(features[None])
 
-    def _encode(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> torch.Tensor:
+    def _encode(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of prompts, and what they add to the image."""
         encoder = self._model.sam.prompt_encoder
         if prompts[0].box_ltwh is None:
             points = np.array([[prompt.point_xy] for prompt in prompts], np.float64)
             coordinates = torch.from_numpy(self._resize.apply_coords(points, size_hw)).float().to(self._device)
             labels = torch.ones(len(prompts), 1, device=self._device)
-            sparse: torch.Tensor = encoder(points=(coordinates, labels), boxes=None, masks=None)[0]
-            return sparse
+            return encoder(points=(coordinates, labels), boxes=None, masks=None)[0], dense(self._model, None)
         ltwh = np.array([prompt.box_ltwh for prompt in prompts], np.float64)
         ltrb = np.concatenate([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]], axis=1)
         boxes = torch.from_numpy(self._resize.apply_boxes(ltrb, size_hw)).float().to(self._device)
-        sparse = encoder(points=None, boxes=boxes, masks=None)[0]
-        return sparse
+        return encoder(points=None, boxes=boxes, masks=None)[0], dense(self._model, boxes.reshape(-1, 4))
 
-    def _decode(self, embedding: torch.Tensor, sparse: torch.Tensor) -> Masks:
+    def _decode(self, embedding: torch.Tensor, sparse: torch.Tensor, added: torch.Tensor) -> Masks:
         index = torch.zeros(len(sparse), dtype=torch.int64, device=self._device)
-        logits, quality = decode(self._model.sam, embedding, index, sparse, self._dense, multimask=False)
+        logits, quality = decode(self._model.sam, embedding, index, sparse, added, multimask=False)
         return Masks(logits[:, 0].float().cpu(), quality[:, 0].float().cpu())
 
     def _map(self, low: torch.Tensor, image_id: int) -> npt.NDArray[np.float32]:

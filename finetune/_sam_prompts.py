@@ -31,6 +31,8 @@ KINDS = ("none", "box", "point", "mask")
 MOST_POINTS = 3
 #: Largest standard deviation of a box's sides, in parts of the input's side: SAM's 20 pixels of 1024.
 MOST_JITTER = 20 / 1024
+#: How surely a box is a mask, where it is given as one.
+BOX_LOGIT = 10.0
 #: Tries to place a box where there is no defect.
 _TRIES = 10
 #: Labels of SAM's points: inside, and the two corners of a box.
@@ -184,6 +186,46 @@ def encode(sam: Sam, items: Sequence[Item]) -> torch.Tensor:
     else:
         sparse = sam.prompt_encoder(points=None, boxes=points.reshape(-1, 4), masks=None)[0]
     return sparse
+
+
+def dense(model: Model, boxes: torch.Tensor | None) -> torch.Tensor:
+    """What prompts add to the image: SAM's embedding of no mask, or of boxes as masks where the model wants these.
+
+    Args:
+        model: The model.
+        boxes: Left, top, right, bottom in the input frame, N x 4; None where the prompts are no boxes.
+
+    Returns:
+        256 x 1 x 1, or N x 256 x h x w.
+    """
+    encoder = model.sam.prompt_encoder
+    if boxes is None or not model.box_mask:
+        none: torch.Tensor = encoder.no_mask_embed.weight.reshape(-1, 1, 1)
+        return none
+    masks = box_logits(boxes, *encoder.mask_input_size, model.image_size)
+    masked: torch.Tensor = encoder(points=None, boxes=None, masks=masks)[1]
+    return masked
+
+
+def box_logits(boxes: torch.Tensor, height: int, width: int, image_size: int) -> torch.Tensor:
+    """Boxes as masks for the prompt encoder, or for `SamPredictor.predict(mask_input=...)`.
+
+    Args:
+        boxes: Left, top, right, bottom in the input frame, N x 4.
+        height: Rows of the low-resolution frame.
+        width: Its columns.
+        image_size: Side of the input frame, pixels.
+
+    Returns:
+        N x 1 x height x width: `BOX_LOGIT` inside, minus that outside, in between where a cell is covered in part.
+    """
+    shares = []
+    for count, first in ((height, 1), (width, 0)):
+        cell = image_size / count
+        edges = torch.arange(count, device=boxes.device) * cell
+        low, high = boxes[:, first, None], boxes[:, first + 2, None]
+        shares.append((torch.minimum(high, edges + cell) - torch.maximum(low, edges)).clamp(min=0) / cell)
+    return ((2 * shares[0][:, :, None] * shares[1][:, None, :] - 1) * BOX_LOGIT)[:, None]
 
 
 def _box(mask: npt.NDArray[np.uint8]) -> list[int]:

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from finetune._sam_decoder import decode
 from finetune._sam_examples import Examples, Step
 from finetune._sam_model import Model
-from finetune._sam_prompts import Item, encode
+from finetune._sam_prompts import Item, dense, encode
 from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import write_bytes
@@ -199,12 +199,15 @@ def answer(
     """
     index = torch.tensor(places, device=embeddings.device)
     sparse = encode(model.sam, items)
-    dense = model.sam.prompt_encoder.no_mask_embed.weight.reshape(-1, 1, 1)
+    boxes = None
+    if items[0].kind in ("box", "mask"):
+        boxes = torch.from_numpy(np.stack([item.points for item in items])).reshape(-1, 4).to(embeddings.device)
+    added = dense(model, boxes)
     if items[0].kind == "mask":
         with torch.no_grad():
-            earlier = decode(model.sam, embeddings.detach(), index, sparse, dense, multimask=False)[0]
-            dense = model.sam.prompt_encoder(points=None, boxes=None, masks=earlier.float())[1]
-    logits, quality = decode(model.sam, embeddings, index, sparse, dense, multimask=False)
+            earlier = decode(model.sam, embeddings.detach(), index, sparse, added, multimask=False)[0]
+            added = model.sam.prompt_encoder(points=None, boxes=None, masks=earlier.float())[1]
+    logits, quality = decode(model.sam, embeddings, index, sparse, added, multimask=False)
     return logits[:, 0].float(), quality[:, 0].float()
 
 

@@ -88,6 +88,10 @@ class Config:
     """Standard deviation of a training box's sides in parts of its width and height; at most 20 of 1024 pixels,
     as in SAM's own training."""
 
+    box_mask: Literal["auto", "yes", "no"] = "auto"
+    """Whether SAM is told a box as a low-resolution mask too, so that it has only to mend it; auto: unless the image
+    encoder is one that SAM was trained with."""
+
     epochs: int = 10
     """Passes over the defective images."""
 
