@@ -202,7 +202,8 @@ def dense(model: Model, boxes: torch.Tensor | None) -> torch.Tensor:
     if boxes is None or not model.box_mask:
         none: torch.Tensor = encoder.no_mask_embed.weight.reshape(-1, 1, 1)
         return none
-    masks = box_logits(boxes, *encoder.mask_input_size, model.image_size)
+    height, width = encoder.mask_input_size
+    masks = box_logits(boxes, height, width, model.image_size)
     masked: torch.Tensor = encoder(points=None, boxes=None, masks=masks)[1]
     return masked
 
