@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from finetune import _sam_embeddings, _sam_model
-from finetune._sam_prompts import KINDS, Truths, draw, encode
+from finetune._sam_prompts import KINDS, Truths, box_logits, draw, encode
 
 SIZES = np.array([[12.0, 9.0]], np.float32)
 
@@ -168,6 +168,15 @@ def test_the_same_seed_draws_the_same(truths):
     assert all(np.array_equal(a.points, b.points) for a, b in zip(one, two, strict=True))
 
 
+def test_a_box_as_a_mask_covers_its_cells_by_their_shares():
+    logits = box_logits(torch.tensor([[4.0, 2.0, 12.0, 7.0]]), 4, 8, 32)[
+        0, 0
+    ]  # cells of 8 rows and 4 columns of pixels
+    shares = (logits / 10 + 1) / 2
+    rows, columns = [0.625, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]
+    assert np.allclose(shares, np.outer(rows, columns))
+
+
 def test_tokens_are_those_of_the_prompt_encoder(model, truths):
     truth = truths.make([blob((40, 64), slice(4, 12), slice(4, 12))], (40, 64))
     (box, *_) = drawn(truth, ("box",), jitter=0.0)
@@ -176,5 +185,5 @@ def test_tokens_are_those_of_the_prompt_encoder(model, truths):
     assert torch.equal(tokens, expected)
     (point, *_) = drawn(truth, ("point",))
     assert encode(model.sam, [point]).shape == (1, len(point.points) + 1, 256)  # and SAM's padding token
-    (none,) = drawn(truth, ("none",))
+    none, *_ = drawn(truth, ("none",))
     assert encode(model.sam, [none, none]).shape == (2, 0, 256)
