@@ -40,6 +40,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
         lr=config.lr,
         neck_lr=config.neck_lr,
         weight_decay=config.weight_decay,
+        focal_weight=config.focal_weight,
         batch=config.batch,
         accumulate=config.accumulate,
         chunk=config.chunk,

@@ -1,7 +1,6 @@
 """Train SAM's mask decoder, with the neck, adapters or image encoder that go along, to answer prompts and none.
 
-The loss is SAM's: 20 x focal + dice on the low-resolution logits, and the squared error of the predicted IoU. Of a
-prompt that points at no defect only the predicted IoU is judged, which shall be zero. The loss is a sum over prompts,
+The loss is SAM's, focal and dice on the low-resolution logits and the squared error of the predicted IoU. Of a prompt that points at no defect only the predicted IoU is judged, which shall be zero. The loss is a sum over prompts,
 divided by the number of those with a defect in the whole step, and the same without prompts, so that neither the
 number of processes, nor the pieces that a step is taken in, nor the prompts in one call of the decoder change what is
 learned.
@@ -34,7 +33,7 @@ from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import write_bytes
 
-FOCAL_WEIGHT, FOCAL_GAMMA = 20.0, 2.0
+FOCAL_GAMMA = 2.0
 #: The state for `resume` is written after a step if this long has passed since the last time, and so many times what
 #: writing it took.
 SAVE_SECONDS, SAVE_SHARE = 20.0, 20
@@ -53,6 +52,7 @@ class Schedule:
         lr: Learning rate of AdamW at its height.
         neck_lr: The same of a neck that started at random.
         weight_decay: Its weight decay.
+        focal_weight: What the focal loss weighs beside the dice loss.
         batch: Images in one step, over all processes.
         accumulate: Pieces that a process takes a step in.
         chunk: Prompts in one call of the decoder.
@@ -64,6 +64,7 @@ class Schedule:
     lr: float
     neck_lr: float
     weight_decay: float
+    focal_weight: float
     batch: int
     accumulate: int
     chunk: int
@@ -157,6 +158,7 @@ def losses(
     inside: torch.Tensor,
     shown: torch.Tensor,
     judged: torch.Tensor,
+    focal_weight: float,
 ) -> torch.Tensor:
     """Loss of each prompt.
 
@@ -166,6 +168,7 @@ def losses(
         target: N x L x L, [0, 1].
         inside: N x L x L, [0, 1]: what is image, not padding.
         shown: Whether the mask counts, N, 0 or 1: not where a prompt points at no defect, whose mask is nobody's.
+        focal_weight: What the focal loss weighs beside the dice loss.
         judged: Whether the predicted IoU counts, N, 0 or 1: not where there is no prompt and no defect.
 
     Returns:
@@ -180,7 +183,7 @@ def losses(
     found, true = (logits > 0) & (inside > 0), target >= 0.5
     union = (found | true).sum((1, 2))
     iou = (found & true).sum((1, 2)) / union.clamp(min=1)
-    return (FOCAL_WEIGHT * focal + dice) * shown + (quality - iou * shown) ** 2 * judged
+    return (focal_weight * focal + dice) * shown + (quality - iou * shown) ** 2 * judged
 
 
 def answer(
@@ -255,7 +258,7 @@ def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, sche
         for items, places in _calls(step, piece, schedule.chunk):
             with fabric.autocast():
                 logits, quality = answer(model, leaf, items, places)
-            each = losses(logits, quality, *_tensors(items, fabric.device))
+            each = losses(logits, quality, *_tensors(items, fabric.device), schedule.focal_weight)
             value = each.sum() / counts[items[0].kind != "none"]
             fabric.backward(value)
             total += float(value.detach())

@@ -104,6 +104,9 @@ class Config:
     weight_decay: float = 1e-2
     """Weight decay of AdamW."""
 
+    focal_weight: float = 20.0
+    """What the focal loss weighs beside the dice loss; 20 in SAM's own training."""
+
     batch: int = 8
     """Images in one step, over all devices."""
 
@@ -224,7 +227,7 @@ def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
 def _check(config: Config) -> None:
     bounds = {
         "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "max_prompts": 1,
-        "lora_rank": 1, "patience": 0, "lr": 0.0, "neck_lr": 0.0, "weight_decay": 0.0, "jitter": 0.0,
+        "lora_rank": 1, "patience": 0, "lr": 0.0, "neck_lr": 0.0, "focal_weight": 0.0, "weight_decay": 0.0, "jitter": 0.0,
     }  # fmt: skip
     for name, least in bounds.items():
         value = getattr(config, name)
