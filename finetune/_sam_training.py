@@ -1,9 +1,9 @@
 """Train SAM's mask decoder, with the neck, adapters or image encoder that go along, to answer prompts and none.
 
-The loss is SAM's, focal and dice on the low-resolution logits and the squared error of the predicted IoU. Of a prompt that points at no defect only the predicted IoU is judged, which shall be zero. The loss is a sum over prompts,
-divided by the number of those with a defect in the whole step, and the same without prompts, so that neither the
-number of processes, nor the pieces that a step is taken in, nor the prompts in one call of the decoder change what is
-learned.
+The loss is SAM's, focal and dice on the low-resolution logits and the squared error of the predicted IoU. Of a prompt
+that points at no defect only the predicted IoU is judged, which shall be zero. The loss is a sum over prompts, divided
+by the number of those with a defect in the whole step, and the same without prompts, so that neither the number of
+processes, nor the pieces that a step is taken in, nor the prompts in one call of the decoder change what is learned.
 
 Lightning Fabric starts the processes, casts, scales and adds the gradients up. It was chosen because it leaves the
 loop as it is; its wrapper of distributed modules is not used: one sum of all gradients at the end of a step is exact
@@ -158,6 +158,7 @@ def losses(
     inside: torch.Tensor,
     shown: torch.Tensor,
     judged: torch.Tensor,
+    *,
     focal_weight: float,
 ) -> torch.Tensor:
     """Loss of each prompt.
@@ -258,7 +259,7 @@ def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, sche
         for items, places in _calls(step, piece, schedule.chunk):
             with fabric.autocast():
                 logits, quality = answer(model, leaf, items, places)
-            each = losses(logits, quality, *_tensors(items, fabric.device), schedule.focal_weight)
+            each = losses(logits, quality, *_tensors(items, fabric.device), focal_weight=schedule.focal_weight)
             value = each.sum() / counts[items[0].kind != "none"]
             fabric.backward(value)
             total += float(value.detach())

@@ -57,10 +57,10 @@ def test_the_loss_of_one_prompt_by_hand():
     expected = 20 * focal + dice + (0.9 - iou) ** 2
     args = (logits, torch.tensor([0.9]), target, inside)
     yes, no = torch.ones(1), torch.zeros(1)
-    assert float(_sam_training.losses(*args, yes, yes, 20.0)[0]) == pytest.approx(expected, rel=1e-5)
-    unjudged = float(_sam_training.losses(*args, yes, no, 20.0)[0])
+    assert float(_sam_training.losses(*args, yes, yes, focal_weight=20.0)[0]) == pytest.approx(expected, rel=1e-5)
+    unjudged = float(_sam_training.losses(*args, yes, no, focal_weight=20.0)[0])
     assert expected - unjudged == pytest.approx((0.9 - iou) ** 2, abs=1e-5)
-    assert float(_sam_training.losses(*args, no, yes, 20.0)[0]) == pytest.approx(0.9**2, abs=1e-5)  # nobody's mask
+    assert float(_sam_training.losses(*args, no, yes, focal_weight=20.0)[0]) == pytest.approx(0.9**2, abs=1e-5)  # nobody's mask
 
 
 def test_padding_has_no_say_in_the_loss():
@@ -69,7 +69,7 @@ def test_padding_has_no_say_in_the_loss():
     target = (torch.rand(2, 8, 8) > 0.5).float() * inside
     other = torch.where(inside > 0, logits, torch.full_like(logits, 3.0))
     one, two = (
-        _sam_training.losses(x, torch.zeros(2), target, inside, torch.ones(2), torch.ones(2), 20.0)
+        _sam_training.losses(x, torch.zeros(2), target, inside, torch.ones(2), torch.ones(2), focal_weight=20.0)
         for x in (logits, other)
     )
     assert torch.allclose(one, two)
@@ -77,7 +77,7 @@ def test_padding_has_no_say_in_the_loss():
 
 def test_an_empty_target_is_answered_best_by_nothing():
     empty, inside = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
-    args = (torch.zeros(1), empty, inside, torch.ones(1), torch.ones(1), 20.0)
+    args = (torch.zeros(1), empty, inside, torch.ones(1), torch.ones(1), focal_weight=20.0)
     nothing, little, much = (
         float(_sam_training.losses(torch.full((1, 8, 8), level), *args)) for level in (-9.0, -1.0, 3.0)
     )
