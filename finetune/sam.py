@@ -226,8 +226,9 @@ def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
 
 def _check(config: Config) -> None:
     bounds = {
-        "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "max_prompts": 1, "lora_rank": 1,
-        "patience": 0, "lr": 0.0, "neck_lr": 0.0, "focal_weight": 0.0, "weight_decay": 0.0, "jitter": 0.0,
+        "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "max_prompts": 1,
+        "lora_rank": 1, "patience": 0, "lr": 0.0, "neck_lr": 0.0, "focal_weight": 0.0, "weight_decay": 0.0,
+        "jitter": 0.0,
     }  # fmt: skip
     for name, least in bounds.items():
         value = getattr(config, name)

@@ -57,10 +57,14 @@ def test_the_loss_of_one_prompt_by_hand():
     expected = 20 * focal + dice + (0.9 - iou) ** 2
     args = (logits, torch.tensor([0.9]), target, inside)
     yes, no = torch.ones(1), torch.zeros(1)
-    assert float(_sam_training.losses(*args, yes, yes, focal_weight=20.0)[0]) == pytest.approx(expected, rel=1e-5)
-    unjudged = float(_sam_training.losses(*args, yes, no, focal_weight=20.0)[0])
+
+    def loss(shown, judged):
+        return float(_sam_training.losses(*args, shown, judged, focal_weight=20.0)[0])
+
+    assert loss(yes, yes) == pytest.approx(expected, rel=1e-5)
+    unjudged = loss(yes, no)
     assert expected - unjudged == pytest.approx((0.9 - iou) ** 2, abs=1e-5)
-    assert float(_sam_training.losses(*args, no, yes, focal_weight=20.0)[0]) == pytest.approx(0.9**2, abs=1e-5)  # nobody's mask
+    assert loss(no, yes) == pytest.approx(0.9**2, abs=1e-5)  # nobody's mask
 
 
 def test_padding_has_no_say_in_the_loss():
@@ -77,9 +81,10 @@ def test_padding_has_no_say_in_the_loss():
 
 def test_an_empty_target_is_answered_best_by_nothing():
     empty, inside = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
-    args = (torch.zeros(1), empty, inside, torch.ones(1), torch.ones(1), focal_weight=20.0)
+    args = (torch.zeros(1), empty, inside, torch.ones(1), torch.ones(1))
     nothing, little, much = (
-        float(_sam_training.losses(torch.full((1, 8, 8), level), *args)) for level in (-9.0, -1.0, 3.0)
+        float(_sam_training.losses(torch.full((1, 8, 8), level), *args, focal_weight=20.0))
+        for level in (-9.0, -1.0, 3.0)
     )
     assert nothing < little < much
 
