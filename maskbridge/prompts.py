@@ -51,20 +51,21 @@ class Prompt:
 Prompts = Callable[[int], list[Prompt]]
 
 
-def find_prompts(source: str, data: PredictData) -> Prompts:
+def find_prompts(source: str, data: PredictData, *, boxes_alone: bool = False) -> Prompts:
     """Open a source of prompts for the images that are to be predicted.
 
     Args:
         source: `oracle`, or a run folder: of the same fold, over all folds, or of the official split.
         data: The images to predict.
+        boxes_alone: Refuse what has points only.
 
     Returns:
         The prompts of an image, the surest first and at most 100; of `oracle` those of every defect in the dataset's
         order. An image without any has an empty list.
 
     Raises:
-        RunError: When there is no such run, it has seen these images, has not predicted them, or has neither
-            detections nor maps.
+        RunError: When there is no such run, it has seen these images, was given truth, has not predicted them, or has
+            neither detections nor maps.
     """
     if source == ORACLE:
         table = data.dataset.annotations_by_image
@@ -90,6 +91,8 @@ def find_prompts(source: str, data: PredictData) -> Prompts:
     if found.value is None:
         remedy = "name a run with detections or maps"
         raise RunError("has nothing to prompt with", where=run.path, found=found.why, remedy=remedy)
+    if found.derived and boxes_alone:
+        raise RunError("has maps alone, and boxes are needed", where=run.path, remedy="name a run with detections")
     by_image: dict[int, list[Result]] = {image_id: [] for image_id in data.image_ids}
     for result in sorted(found.value, key=lambda result: -result["score"]):
         if len(by_image.get(result["image_id"], range(MOST_DETECTIONS))) < MOST_DETECTIONS:
@@ -110,7 +113,7 @@ def find_prompts(source: str, data: PredictData) -> Prompts:
     return peaks
 
 
-def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName) -> None:
+def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName, *, boxes_alone: bool = False) -> None:
     """Refuse a source before a training that it would come to nothing after; `oracle` always fits.
 
     Raises:
@@ -118,7 +121,7 @@ def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName) -> None:
     """
     for part in ("val", "test"):
         data = PredictData(dataset=dataset, image_ids=dataset.split(fold).part(part), fold=fold, part=part)
-        find_prompts(source, data)
+        find_prompts(source, data, boxes_alone=boxes_alone)
 
 
 def absolute_source(source: str, words: Sequence[str] = ()) -> str:
@@ -135,6 +138,9 @@ def _run_of_fold(source: str, dataset: Dataset, fold: FoldName, part: str) -> tu
     if run.info["fold"] == "all":
         run = Run.open(run.path / f"fold{fold}")
     run.dataset(dataset.path)  # refuses another dataset, or other folds of it
+    if run.truth_given is not None:
+        told = f"was given the {run.truth_given}, and would pass them on"
+        raise RunError(told, where=run.path, remedy=f"{ORACLE} gives them openly")
     if run.info["fold"] == fold:
         return run, part
     if run.info["fold"] == "official":
