@@ -26,6 +26,12 @@ BOX = (18.0, 12.0, 30.0, 22.0)
 controls = pytest.mark.parametrize("name", ["box-fill", "grabcut"])
 
 
+@pytest.fixture(autouse=True)
+def loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--quiet` of one test is not that of the next."""
+    monkeypatch.setenv("MASKBRIDGE_QUIET", "")
+
+
 def blob(size_hw: tuple[int, int] = (60, 80)) -> tuple[np.ndarray, np.ndarray]:
     """A bright ellipse in noise, H x W x 3, and its mask, H x W; `BOX` is its box and a margin."""
     mask = np.zeros(size_hw, np.uint8)
