@@ -5,6 +5,7 @@ yield from predict_masks(data, "oracle", 100, mask_of)        # mask_of(image, b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy.typing as npt
 from maskbridge import geometry
 from maskbridge.approach import Detection, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import read_image
-from maskbridge.errors import RunError
 from maskbridge.prompts import ORACLE, TRUE_BOXES, find_prompts, refuse_unfit_source
 
 Box = tuple[float, float, float, float]
@@ -32,7 +32,7 @@ def refuse_unfit(data: TrainData, prompts: str) -> Trained:
         RunError: When the run that gives the boxes does not fit.
     """
     if prompts != ORACLE:
-        refuse_unfit_source(prompts, data.dataset, data.fold)
+        refuse_unfit_source(prompts, data.dataset, data.fold, boxes_alone=True)
     return Trained(parameters=0, weights_from="nothing is learned", trained_on={"good": 0, "defective": 0})
 
 
@@ -48,13 +48,12 @@ def predict_masks(data: PredictData, prompts: str, most: int, mask_of: MaskOf) -
     Raises:
         RunError: When the run does not fit, or has no boxes.
     """
-    of_image = find_prompts(prompts, data, most)
+    of_image = find_prompts(prompts, data, most, boxes_alone=True)
     for image_id in data.image_ids:
         image = read_image(data.dataset.image_path(image_id))
         detections = []
         for prompt in of_image(image_id):
-            if prompt.box_ltwh is None:
-                raise RunError("has maps alone, and this needs boxes", where=prompts, remedy="name a detector's run")
+            assert prompt.box_ltwh is not None, "points were refused"
             detections.append(
                 Detection(
                     box_ltwh=prompt.box_ltwh,
@@ -73,5 +72,5 @@ def filled(size_hw: tuple[int, int], box_ltwh: Box) -> tuple[slice, slice]:
 
 
 def _range(start: float, length: float, limit: int) -> slice:
-    first = min(max(round(start), 0), limit - 1)
-    return slice(first, max(min(round(start + length), limit), first + 1))
+    first = min(max(math.ceil(start - 0.5), 0), limit - 1)
+    return slice(first, max(min(math.ceil(start + length - 0.5), limit), first + 1))

@@ -1,8 +1,9 @@
 """Control for segmenters: the whole box is the mask.
 
-    maskbridge crossval box-fill datasets/bottle runs/bottle-box-fill-all --prompts oracle
+    maskbridge train box-fill datasets/bottle runs/bottle-box-fill-0 --prompts oracle
 
 What a segmenter has to beat that is given the same boxes.
+Khoreva et al., "Simple Does It", CVPR 2017, https://arxiv.org/abs/1603.07485 (there: Box).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     Raises:
         RunError: When the run that gives the boxes does not fit.
     """
-    return _box_masks.predict_masks(data, config.prompts, config.max_prompts, _fill)
+    yield from _box_masks.predict_masks(data, config.prompts, config.max_prompts, _fill)
 
 
 def _fill(image: npt.NDArray[np.uint8], box_ltwh: _box_masks.Box) -> npt.NDArray[np.bool_]:

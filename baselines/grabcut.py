@@ -1,6 +1,6 @@
 """Control for segmenters: GrabCut from a box, by OpenCV, with nothing learned.
 
-    maskbridge crossval grabcut datasets/bottle runs/bottle-grabcut-all --prompts oracle
+    maskbridge train grabcut datasets/bottle runs/bottle-grabcut-0 --prompts oracle
 
 Colours inside the box are told from those around it. What a segmenter has to beat that is given the same boxes.
 Rother et al., "GrabCut", SIGGRAPH 2004, https://doi.org/10.1145/1015706.1015720.
@@ -46,7 +46,15 @@ class Config:
     """Longest side of what is looked at, pixels; larger pieces are made smaller."""
 
     def __post_init__(self) -> None:
-        """Keep a run by its absolute path."""
+        """Keep a run by its absolute path.
+
+        Raises:
+            OptionError: When an option cannot work.
+        """
+        for name, least in (("iterations", 1), ("context", 0.0), ("side", 8)):
+            value = getattr(self, name)
+            if not least <= value < math.inf:
+                raise OptionError(f"--{name} cannot be used", found=value, expected=f"{least} or more")
         object.__setattr__(self, "prompts", absolute_source(self.prompts))
 
 
@@ -59,13 +67,8 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     """Nothing is learned.
 
     Raises:
-        OptionError: When an option does not fit.
         RunError: When the run that gives the boxes does not fit.
     """
-    for name, least in (("iterations", 1), ("context", 0.0), ("side", 8)):
-        value = getattr(config, name)
-        if not least <= value < math.inf:
-            raise OptionError(f"--{name} cannot be used", found=value, expected=f"{least} or more")
     return _box_masks.refuse_unfit(data, config.prompts)
 
 
@@ -75,7 +78,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     Raises:
         RunError: When the run that gives the boxes does not fit.
     """
-    return _box_masks.predict_masks(
+    yield from _box_masks.predict_masks(
         data, config.prompts, config.max_prompts, lambda image, box: cut(image, box, config)
     )
 

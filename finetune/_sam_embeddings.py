@@ -131,6 +131,47 @@ def turn(image: npt.NDArray[Any], view: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(turned[:, ::-1] if view >= 4 else turned)
 
 
+def turn_xy(x: Any, y: Any, size_hw: tuple[float, float], view: int) -> tuple[Any, Any]:
+    """Where places of an image lie in one of its views.
+
+    Args:
+        x: Distances from the left, arrays or tensors of any shape, original frame.
+        y: Distances from the top.
+        size_hw: Height and width of the image in the same unit.
+        view: As for `turn`.
+
+    Returns:
+        The same in the turned frame.
+    """
+    height, width = size_hw
+    for _ in range(view % 4):
+        x, y, height, width = y, width - x, width, height
+    return (width - x if view >= 4 else x), y
+
+
+def turn_back(logits: torch.Tensor, size_hw: tuple[int, int], view: int, image_size: int) -> torch.Tensor:
+    """Answers to a view as answers to the image.
+
+    Args:
+        logits: N x L x L, low-resolution frame of the view.
+        size_hw: Height and width of the image, original frame.
+        view: As for `turn`.
+        image_size: Side of the input, S.
+
+    Returns:
+        N x L x L, low-resolution frame of the image; between cells, bilinear.
+    """
+    if view == 0:
+        return logits
+    low = logits.shape[-1]
+    height, width = (side * low / image_size for side in input_size(size_hw, image_size))
+    centres = torch.arange(low, device=logits.device) + 0.5
+    x, y = turn_xy(centres.expand(low, -1), centres[:, None].expand(-1, low), (height, width), view)
+    grid = torch.stack([x, y], dim=-1) * (2 / low) - 1
+    grid = grid.expand(len(logits), -1, -1, -1)
+    return F.grid_sample(logits[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+
+
 def input_size(size_hw: tuple[int, int], image_size: int) -> tuple[int, int]:
     """Height and width of an image in the input frame, without padding; at least one pixel each."""
     height, width = ResizeLongestSide.get_preprocess_shape(*size_hw, image_size)

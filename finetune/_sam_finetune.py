@@ -65,7 +65,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
         fabric.barrier()
     embedding_seconds = time.perf_counter() - started
     prompting = Prompting(
-        kinds=config.train_prompts,
+        kinds=config.trained_prompts,
         instances=config.instances,
         jitter=config.jitter,
         views=config.views,

@@ -19,7 +19,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torchvision.ops import nms
 
 from finetune._sam_decoder import decode
-from finetune._sam_embeddings import Embeddings, crop_padding, input_size
+from finetune._sam_embeddings import Embeddings, crop_padding, input_size, turn_back, turn_xy
 from finetune._sam_model import EMBEDDING_CHANNELS, Model
 from finetune._sam_prompts import dense
 from maskbridge import geometry
@@ -53,20 +53,20 @@ class Predictor:
         dataset: The dataset.
         device: Where the model lies.
         chunk: Prompts in one call of the decoder.
+        views: Views of an image that answers are averaged over.
     """
 
-    def __init__(self, model: Model, dataset: Dataset, device: torch.device, chunk: int) -> None:
+    def __init__(self, model: Model, dataset: Dataset, device: torch.device, *, chunk: int, views: int = 1) -> None:
         """Hash the trunk; nothing is predicted yet."""
-        self._model, self._dataset, self._device, self._chunk = model, dataset, device, chunk
+        self._model, self._dataset, self._device = model, dataset, device
+        self._chunk, self._views = chunk, views
         self._embeddings = Embeddings(model, device)
         self._resize = ResizeLongestSide(model.image_size)
 
     @torch.inference_mode()
     def without_prompt(self, image_id: int) -> Prediction:
         """Anomaly map of an image, without padding, at the decoder's resolution; its maximum is the score."""
-        sparse = torch.zeros(1, 0, EMBEDDING_CHANNELS, device=self._device)
-        logits = self._decode(self._embed(image_id), sparse, dense(self._model, None)).logits
-        anomaly = self._map(torch.sigmoid(logits[0]), image_id)
+        anomaly = self._map(torch.sigmoid(self.masks(image_id, [None]).logits[0]), image_id)
         return Prediction(image_id=image_id, score=float(anomaly.max()), map=anomaly)
 
     @torch.inference_mode()
@@ -102,32 +102,39 @@ class Predictor:
         return self._prediction(image_id, masks.logits[chosen], masks.quality[chosen].clamp(0, 1), some)
 
     @torch.inference_mode()
-    def masks(self, image_id: int, prompts: Sequence[Prompt]) -> Masks:
-        """Answers to prompts, which are all boxes or all points, on the CPU."""
+    def masks(self, image_id: int, prompts: Sequence[Prompt | None]) -> Masks:
+        """Answers to prompts, which are all boxes, all points, or all None, on the CPU; the mean over the views."""
         side = 4 * int(self._model.sam.prompt_encoder.image_embedding_size[0])
-        if not prompts:
-            return Masks(torch.zeros(0, side, side), torch.zeros(0))
-        embedding, size_hw = self._embed(image_id), self._dataset.image_by_id[image_id].size_hw
-        answers = []
-        for start in range(0, len(prompts), self._chunk):
-            answers.append(self._decode(embedding, *self._encode(prompts[start : start + self._chunk], size_hw)))
-        return Masks(torch.cat([each.logits for each in answers]), torch.cat([each.quality for each in answers]))
+        logits, quality = torch.zeros(len(prompts), side, side), torch.zeros(len(prompts))
+        for view in range(self._views) if prompts else ():
+            size_hw = self._dataset.image_by_id[image_id].size_hw
+            features = torch.from_numpy(self._embeddings.compute(self._dataset, image_id, view))
+            embedding = self._model.neck(features.to(self._device).float()[None])
+            for start in range(0, len(prompts), self._chunk):
+                some = slice(start, start + self._chunk)
+                answer = self._decode(embedding, *self._encode(prompts[some], size_hw, view))
+                logits[some] += turn_back(answer.logits, size_hw, view, self._model.image_size) / self._views
+                quality[some] += answer.quality / self._views
+        return Masks(logits, quality)
 
-    def _embed(self, image_id: int) -> torch.Tensor:
-        features = torch.from_numpy(self._embeddings.compute(self._dataset, image_id)).to(self._device).float()
-        return self._model.neck(features[None])
-
-    def _encode(self, prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens of prompts, and what they add to the image."""
-        encoder = self._model.sam.prompt_encoder
-        if prompts[0].box_ltwh is None:
-            points = np.array([[prompt.point_xy] for prompt in prompts], np.float64)
-            coordinates = torch.from_numpy(self._resize.apply_coords(points, size_hw)).float().to(self._device)
+    def _encode(
+        self, prompts: Sequence[Prompt | None], size_hw: tuple[int, int], view: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of prompts in a view, and what they add to the image."""
+        encoder, first = self._model.sam.prompt_encoder, prompts[0]
+        turned_hw = size_hw if view % 2 == 0 else (size_hw[1], size_hw[0])
+        if first is None:
+            return torch.zeros(len(prompts), 0, EMBEDDING_CHANNELS, device=self._device), dense(self._model, None)
+        if first.box_ltwh is None:
+            points = np.array([prompt.point_xy for prompt in prompts if prompt is not None], np.float64)
+            xy = np.stack(turn_xy(points[:, 0], points[:, 1], size_hw, view), axis=1)[:, None]
+            coordinates = torch.from_numpy(self._resize.apply_coords(xy, turned_hw)).float().to(self._device)
             labels = torch.ones(len(prompts), 1, device=self._device)
             return encoder(points=(coordinates, labels), boxes=None, masks=None)[0], dense(self._model, None)
-        ltwh = np.array([prompt.box_ltwh for prompt in prompts], np.float64)
-        ltrb = np.concatenate([ltwh[:, :2], ltwh[:, :2] + ltwh[:, 2:]], axis=1)
-        boxes = torch.from_numpy(self._resize.apply_boxes(ltrb, size_hw)).float().to(self._device)
+        ltwh = np.array([prompt.box_ltwh for prompt in prompts if prompt is not None], np.float64)
+        x, y = turn_xy(ltwh[:, [0]] + ltwh[:, [2]] * [0, 1], ltwh[:, [1]] + ltwh[:, [3]] * [0, 1], size_hw, view)
+        ltrb = np.stack([x.min(1), y.min(1), x.max(1), y.max(1)], axis=1)
+        boxes = torch.from_numpy(self._resize.apply_boxes(ltrb, turned_hw)).float().to(self._device)
         return encoder(points=None, boxes=boxes, masks=None)[0], dense(self._model, boxes.reshape(-1, 4))
 
     def _decode(self, embedding: torch.Tensor, sparse: torch.Tensor, added: torch.Tensor) -> Masks:

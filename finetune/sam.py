@@ -25,15 +25,16 @@ from maskbridge.prompts import ORACLE, TRUE_BOXES, absolute_source, find_prompts
 from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
-PREDICT_OPTIONS = ("prompts", "max_prompts", "grid", "chunk")
+PREDICT_OPTIONS = ("prompts", "max_prompts", "grid", "average_views", "chunk")
 MODEL_FORMATS = {"segment-anything": "pth", "onnx": "onnx"}
-
-PRESETS = {
-    "tiny": {"arch": "tiny", "weights": NONE, "image_size": 128, "epochs": 10, "lr": 1e-3},
-}
 
 #: Words of `--prompts` that need no other run; anything else is one.
 _GRID = "grid"
+
+PRESETS = {
+    "tiny": {"arch": "tiny", "weights": NONE, "image_size": 128, "epochs": 10, "lr": 1e-3},
+    "box": {"prompts": ORACLE, "lr": 2e-4, "augment": True, "epochs": 30, "average_views": 4},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,9 @@ class Config:
     augment: bool = False
     """Turn, mirror, crop and light every image anew, which turns the cache off."""
 
-    train_prompts: tuple[str, ...] = ("none", "box", "point", "mask")
+    train_prompts: tuple[str, ...] = ()
     """Kind of prompt that is trained: none, box, point, or mask (a box and the mask made of it before); give it again
-    for each."""
+    for each (none given: what --prompts needs: none, point for a grid, box for anything else)."""
 
     instances: int = 4
     """Defects of an image that are prompted for in one step, at most."""
@@ -138,14 +139,27 @@ class Config:
     max_prompts: int = 100
     """Prompts of an image that are taken from another run, at most, the surest first."""
 
+    average_views: int = 1
+    """Views of an image (turned, mirrored) that masks and maps are averaged over, 1 to 8."""
+
     grid: int = 16
     """Points along each side of the grid."""
 
     def __post_init__(self) -> None:
-        """Keep a run by its absolute path."""
+        """Keep a run by its absolute path, and refuse what cannot be used.
+
+        Raises:
+            OptionError: When an option does not fit.
+        """
         object.__setattr__(self, "prompts", absolute_source(self.prompts, (NONE, _GRID)))
         for name in ("train_prompts", "lora_targets"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check(self)
+
+    @property
+    def trained_prompts(self) -> tuple[str, ...]:
+        """Kinds of prompts that are trained."""
+        return self.train_prompts or ({NONE: "none", _GRID: "point"}.get(self.prompts, "box"),)
 
 
 def truth_given(config: Config) -> str | None:
@@ -169,7 +183,6 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     defective = [image_id for image_id in data.train if table[image_id]]
     if not defective:
         raise DatasetError("no image to train on has a defect", where=data.dataset.path, found=f"fold {data.fold}")
-    _check(config)
     negative_count(config.negatives, good=len(data.train), defective=len(defective))
     if config.prompts not in (NONE, _GRID):
         refuse_unfit_source(config.prompts, data.dataset, data.fold)
@@ -199,7 +212,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     device = device_of(context.device)
     model = open_run(weights)
     model.sam.to(device)
-    predictor = Predictor(model, data.dataset, device, config.chunk)
+    predictor = Predictor(model, data.dataset, device, chunk=config.chunk, views=config.average_views)
     for image_id in data.image_ids:
         if config.prompts == NONE:
             yield predictor.without_prompt(image_id)
@@ -235,11 +248,13 @@ def _check(config: Config) -> None:
         if not least <= value < math.inf:
             option = f"--{name.replace('_', '-')}"
             raise OptionError(f"{option} cannot be used", found=value, expected=f"{least} or more")
-    if not 1 <= config.views <= 8:
-        raise OptionError("--views cannot be used", found=config.views, expected="1 to 8")
+    for name in ("views", "average_views"):
+        if not 1 <= getattr(config, name) <= 8:
+            option = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{option} cannot be used", found=getattr(config, name), expected="1 to 8")
     if config.augment and config.views > 1:
         found = f"--views {config.views}"
         raise OptionError("--augment makes a new view each time", found=found, expected="one of the two")
     kinds, found = ("none", "box", "point", "mask"), ", ".join(config.train_prompts)
-    if not config.train_prompts or not set(config.train_prompts) <= set(kinds):
+    if not set(config.train_prompts) <= set(kinds):
         raise OptionError("--train-prompts is not known", found=found, expected=", ".join(kinds))

@@ -61,11 +61,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"maskbridge {__version__}")
     parser.set_defaults(quiet=False)
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    command, *words = [word for word in argv if not word.startswith("-")] or [""]
+    command = next((word for word in argv if not word.startswith("-")), "")
     for name in plugins.names("command"):
         text = plugins.summary("command", name)
         sub = commands.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
         sub.add_argument("--quiet", action="store_true", help="print results and errors only")
         if name == command:
-            plugins.load("command", name).add_arguments(sub, words)
+            plugins.load("command", name).add_arguments(sub, argv[argv.index(command) + 1 :])
     return parser

@@ -11,7 +11,6 @@ each image is judged by its own fold's threshold.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
@@ -29,7 +28,7 @@ from maskbridge.errors import RunError
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
 from maskbridge.run_folders import claim, forgotten_if_fruitless
-from maskbridge.training import Settings, package_versions, predict_run, run_info, train_run
+from maskbridge.training import Settings, package_versions, predict_run, run_info, second_run, train_run
 
 PART = "crossval"
 RULE = (
@@ -118,21 +117,20 @@ def predict_folds(
         overwrite: Replace `out` if it is a run.
 
     Raises:
-        RunError: When a fold is missing, or `out` is taken.
+        RunError: When a fold is missing, or `out` lies in or around the run.
+        MaskbridgeError: When `out` is taken.
     """
     folds = [Run.open(run.path / name) for name in run.info["folds"]]
-    path = run.path
-    if out is not None:
-        path = Path(os.path.abspath(out))
-        claim(path, run.info, resume=False, overwrite=overwrite)
-    with forgotten_if_fruitless(path) if out is not None else contextlib.nullcontext():
+    if out is None:
+        runs = [predict_run(fold, dataset, "test", device=device, changes=changes) for fold in folds]
+        return merge(run.path, runs, dataset)
+    out = Path(os.path.abspath(out))
+    with second_run(run, out, overwrite=overwrite) as folder:
         runs = [
-            predict_run(
-                fold, dataset, "test", device=device, changes=changes, out=None if out is None else path / fold.name
-            )
-            for fold in folds
+            predict_run(fold, dataset, "test", device=device, changes=changes, out=folder / fold.name) for fold in folds
         ]
-    return merge(path, runs, dataset)
+        merge(folder, runs, dataset)
+    return Run.open(out)
 
 
 def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
@@ -147,7 +145,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
     merged = Run(
         path,
         {key: first[key] for key in ("approach", "options", "dataset", "seed", "device", "weights_from")}
-        | {key: first[key] for key in ("trained_options", "truth_given") if key in first}
+        | {key: first[key] for key in ("trained_options",) if key in first}
         | {
             "fold": "all",
             "truth_given": runs[0].truth_given,

@@ -9,6 +9,7 @@ seen the image. Frame of boxes and points: pixels of the original image, half-op
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Prompt:
     Attributes:
         box_ltwh: Left, top, width, height; None where it is a point.
         point_xy: Centre of the pixel pointed at; None where it is a box.
-        score: How sure the source is, higher is surer; 1 for the truth.
+        score: How sure the source is, in [0, 1]; 1 for the truth.
         category_id: Defect type, where the source names one.
     """
 
@@ -51,21 +52,22 @@ class Prompt:
 Prompts = Callable[[int], list[Prompt]]
 
 
-def find_prompts(source: str, data: PredictData, most: int = MOST_DETECTIONS) -> Prompts:
+def find_prompts(source: str, data: PredictData, most: int = MOST_DETECTIONS, *, boxes_alone: bool = False) -> Prompts:
     """Open a source of prompts for the images that are to be predicted.
 
     Args:
         source: `oracle`, or a run folder: of the same fold, over all folds, or of the official split.
         data: The images to predict.
         most: Prompts of an image at most, the surest first; `oracle` gives all.
+        boxes_alone: Refuse what has points only.
 
     Returns:
         The prompts of an image, the surest first; of `oracle` those of every defect in the dataset's
         order. An image without any has an empty list.
 
     Raises:
-        RunError: When there is no such run, it has seen these images, has not predicted them, or has neither
-            detections nor maps.
+        RunError: When there is no such run, it has seen these images, was given truth, has not predicted them, or has
+            neither detections nor maps.
     """
     if source == ORACLE:
         table = data.dataset.annotations_by_image
@@ -91,6 +93,8 @@ def find_prompts(source: str, data: PredictData, most: int = MOST_DETECTIONS) ->
     if found.value is None:
         remedy = "name a run with detections or maps"
         raise RunError("has nothing to prompt with", where=run.path, found=found.why, remedy=remedy)
+    if found.derived and boxes_alone:
+        raise RunError("has maps alone, and boxes are needed", where=run.path, remedy="name a run with detections")
     by_image: dict[int, list[Result]] = {image_id: [] for image_id in data.image_ids}
     for result in sorted(found.value, key=lambda result: -result["score"]):
         mine = by_image.get(result["image_id"])
@@ -101,18 +105,20 @@ def find_prompts(source: str, data: PredictData, most: int = MOST_DETECTIONS) ->
             Prompt(box_ltwh=_box(r["bbox"]), score=float(r["score"]), category_id=r["category_id"])
             for r in by_image[image_id]
         ]
-    maps = view.maps().value
+    maps, thresholds = view.maps().value, view.threshold("pixel").value
     assert maps is not None, "detections follow from maps alone"
+    assert thresholds is not None, "and from the pixel threshold"
 
     def peaks(image_id: int) -> list[Prompt]:
         size_hw = data.dataset.image_by_id[image_id].size_hw
         full = resized(maps(image_id), size_hw, where=f"image {image_id}")
-        return [Prompt(point_xy=_peak(full, r), score=float(r["score"])) for r in by_image[image_id]]
+        least = thresholds[image_id]
+        return [Prompt(point_xy=_peak(full, r), score=_share(r["score"], least)) for r in by_image[image_id]]
 
     return peaks
 
 
-def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName) -> None:
+def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName, *, boxes_alone: bool = False) -> None:
     """Refuse a source before a training that it would come to nothing after; `oracle` always fits.
 
     Raises:
@@ -120,7 +126,7 @@ def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName) -> None:
     """
     for part in ("val", "test"):
         data = PredictData(dataset=dataset, image_ids=dataset.split(fold).part(part), fold=fold, part=part)
-        find_prompts(source, data)
+        find_prompts(source, data, boxes_alone=boxes_alone)
 
 
 def absolute_source(source: str, words: Sequence[str] = ()) -> str:
@@ -137,6 +143,9 @@ def _run_of_fold(source: str, dataset: Dataset, fold: FoldName, part: str) -> tu
     if run.info["fold"] == "all":
         run = Run.open(run.path / f"fold{fold}")
     run.dataset(dataset.path)  # refuses another dataset, or other folds of it
+    if run.truth_given is not None:
+        told = f"was given the {run.truth_given}, and would pass them on"
+        raise RunError(told, where=run.path, remedy=f"{ORACLE} gives them openly")
     if run.info["fold"] == fold:
         return run, part
     if run.info["fold"] == "official":
@@ -153,6 +162,11 @@ def _run_of_fold(source: str, dataset: Dataset, fold: FoldName, part: str) -> tu
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
     left, top, width, height = (float(value) for value in values)
     return left, top, width, height
+
+
+def _share(peak: float, threshold: float) -> float:
+    """How sure a peak is, in [.5, 1]: a map has a scale of its own, and the threshold tells it."""
+    return 1 / (1 + math.exp(min(0.0, (threshold - peak) / (abs(threshold) or 1.0))))
 
 
 def _peak(full: npt.NDArray[np.float32], result: Result) -> tuple[float, float]:

@@ -9,6 +9,7 @@ tenth of the good training images is held back to calibrate, then the model is r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from maskbridge import __version__, plugins
 from maskbridge.approach import Approach, Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import Dataset, FoldName
 from maskbridge.errors import OptionError, RunError
+from maskbridge.files import link_file, staged_folder
 from maskbridge.meters import Clock, PhaseMeter
 from maskbridge.options import from_stored
 from maskbridge.predictions import Run, refuse_not_finite, write_predictions
@@ -135,6 +137,8 @@ def predict_run(
 ) -> Run:
     """Predict the images of a part with a trained run.
 
+    Nothing of the run, or of a run in the place of `out`, is touched before all predictions are there.
+
     Args:
         run: A run of one fold.
         dataset: Its dataset.
@@ -146,51 +150,71 @@ def predict_run(
         overwrite: Replace `out` if it is a run.
 
     Raises:
-        RunError: When the run is a merged cross-validation, or has no such part, or `out` is taken.
-        OptionError: When options are changed on the official split, whose held-back model is gone.
+        RunError: When the run is a merged cross-validation, or has no such part, or `out` lies in or around it.
+        OptionError: When options are changed on the official split, whose held-back model is gone, or `out` is given.
+        MaskbridgeError: When `out` is taken.
     """
     fold = run.info["fold"]
     if fold == "all":
         raise RunError("is a merged cross-validation", where=run.path, remedy=f"predict one fold: {run.path}/fold0")
     approach: Approach = plugins.load("approach", run.info["approach"])
     config = from_stored(approach.Config, {**run.info["options"], **(changes or {})}, run.path / "run.json")
-    options = _as_read_back(config)
+    old, options = run.info["options"], _as_read_back(config)
     split = dataset.split(fold)
-    image_ids = split.part(part)
-    if not image_ids:
+    if not split.part(part):
         raise RunError(f"fold {fold} has no part {part}", where=run.path)
-    if options != run.info["options"]:
-        if fold == "official":
-            raise OptionError(
-                "thresholds of the official split were set with other options",
-                where=run.path,
-                remedy="train again",
-            )
-    elif out is not None and fold == "official":
-        raise OptionError("a second run of the official split needs other options", where=run.path)
-    if out is not None:
-        run = _branch(run, Path(os.path.abspath(out)), overwrite=overwrite)
-    context = Context(device=device, seed=run.info["seed"], work=run.path / "work")
-    if options != run.info["options"] or out is not None:
-        shutil.rmtree(run.path / "predictions", ignore_errors=True)  # none of them is of these options
-        old = run.info["options"]
+    if fold == "official" and options != old:
+        raise OptionError(
+            "thresholds of the official split were set with other options", where=run.path, remedy="train again"
+        )
+    if fold == "official" and out is not None:
+        raise OptionError("a second run fits its thresholds on val, and the official split has none", where=run.path)
+    anew = options != old or out is not None
+    path = run.path if out is None else Path(os.path.abspath(out))
+    info = {**run.info, "options": options}
+    if anew:
+        info |= {**_given(approach, config), "trained_options": run.info.get("trained_options", old)}
+    with contextlib.nullcontext(run.path) if out is None else second_run(run, path, overwrite=overwrite) as folder:
+        context = Context(device=device, seed=run.info["seed"], work=folder / "work")
+        fresh = Run(context.work / "predicted", info)
+        seconds = {phase: value for phase, value in info["seconds"].items() if phase == "train" or not anew}
+        peak_mb = {phase: value for phase, value in info["peak_memory_mb"].items() if phase in seconds}
+        try:
+            for each in dict.fromkeys(("val", part) if anew else (part,)):
+                clock = Clock()
+                with PhaseMeter() as predicting:
+                    predictions = _predict(approach, run, dataset, split.part(each), config, context, each)
+                    write_predictions(fresh.path, each, clock.measure(predictions))
+                seconds[each], peak_mb[each] = predicting.seconds, predicting.peak_mb
+            thresholds = {str(fold): fold_thresholds(fresh, dataset)} if anew else info["thresholds"]
+            _replace_predictions(folder, fresh.path, all_of_them=anew)
+        finally:
+            shutil.rmtree(context.work, ignore_errors=True)
+        if out is not None:
+            _link_weights(run.weights, folder / "weights")
+        info |= {"thresholds": thresholds, "seconds": seconds, "peak_memory_mb": peak_mb}
+        info["predict_ms_per_image"] = clock.ms_per_image
+        Run(folder, info).save()
+    if anew:
         changed = ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in options.items() if old.get(k) != v)
-        run = Run(run.path, {**run.info, "options": options, **_given(approach, config)})
-        write_predictions(run.path, "val", _predict(approach, run, dataset, split.val, config, context))
-        say(f"{run.path}: from now on {changed or 'the same options'}; thresholds are fitted anew on val")
-        trained = run.info.get("trained_options", old)
-        run = run.save(trained_options=trained, thresholds={str(fold): fold_thresholds(run, dataset)})
-    clock = Clock()
-    with PhaseMeter() as predicting:
-        predictions = _predict(approach, run, dataset, image_ids, config, context, part)
-        write_predictions(run.path, part, clock.measure(predictions))
-    shutil.rmtree(context.work, ignore_errors=True)
-    say(f"{run.path}: {len(image_ids)} images of {part} predicted")
-    return run.save(
-        seconds={**run.info["seconds"], part: predicting.seconds},
-        peak_memory_mb={**run.info["peak_memory_mb"], part: predicting.peak_mb},
-        predict_ms_per_image=clock.ms_per_image,
-    )
+        say(f"{path}: from now on {changed or 'the same options'}; thresholds were fitted anew on val")
+    say(f"{path}: {len(split.part(part))} images of {part} predicted")
+    return Run(path, info)
+
+
+@contextlib.contextmanager
+def second_run(run: Run, out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to make a second run of the same weights in; it becomes `out` when the block ends well.
+
+    Raises:
+        RunError: When `out` lies in or around the first run, or is it.
+        MaskbridgeError: When `out` is taken.
+    """
+    place = out.resolve()
+    if place == run.path or place in run.path.parents or run.path in place.parents:
+        raise RunError("lies in or around the run itself", where=out, found=run.path, remedy="name another folder")
+    with staged_folder(out, overwrite=overwrite, kind="run") as folder:
+        yield folder
 
 
 def run_info(name: str, dataset: Dataset, config: Any, *, fold: FoldName | str, seed: int) -> dict[str, Any]:
@@ -222,18 +246,21 @@ def _given(approach: Approach, config: Any) -> dict[str, Any]:
     return {"truth_given": None if hook is None else hook(config)}
 
 
-def _branch(run: Run, out: Path, *, overwrite: bool) -> Run:
-    """A second run of the same weights, which are hard-linked where possible."""
-    claim(out, run.info, resume=False, overwrite=overwrite)
-    with forgotten_if_fruitless(out):
-        for source in sorted(path for path in run.weights.rglob("*") if path.is_file()):
-            target = out / "weights" / source.relative_to(run.weights)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
-    return Run(out, run.info)
+def _replace_predictions(folder: Path, fresh: Path, *, all_of_them: bool) -> None:
+    """Move the predictions of one run folder into another."""
+    if all_of_them:
+        shutil.rmtree(folder / "predictions", ignore_errors=True)
+    for part in sorted((fresh / "predictions").iterdir()):
+        shutil.rmtree(folder / "predictions" / part.name, ignore_errors=True)
+        (folder / "predictions").mkdir(exist_ok=True)
+        os.replace(part, folder / "predictions" / part.name)
+
+
+def _link_weights(weights: Path, out: Path) -> None:
+    """The same files in another folder, hard-linked where possible."""
+    out.mkdir()
+    for source in sorted(path for path in weights.rglob("*") if path.is_file()):
+        link_file(source, out / source.relative_to(weights), "hard")
 
 
 def package_versions() -> dict[str, str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from maskbridge import plugins
 
+#: Options without a value.
+_FLAGS = ("--overwrite", "--quiet")
+
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Add the arguments; the first word that is a run brings the options of its approach along."""
+    """Add the arguments; the first word that is a run, and no option's value, brings its approach's options along."""
     from maskbridge.options import add_options
     from maskbridge.predictions import Run
 
@@ -27,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there (default: no)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    run = next((word for word in words if (Path(word) / "run.json").is_file()), None)
+    run = next((word for before, word in itertools.pairwise(["", *words]) if _is_run(word, before)), None)
     if run is not None:
         approach = Run.open(run).info["approach"]
         module = plugins.load("approach", approach)
@@ -58,3 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         run = predict_run(run, dataset, part, **how)
     print(run.path / "predictions" / part)
     return 0
+
+
+def _is_run(word: str, before: str) -> bool:
+    """Whether a word is the run to predict with, not the value of an option such as `--prompts`."""
+    takes_value = before.startswith("--") and "=" not in before and before not in _FLAGS
+    return not takes_value and (Path(word) / "run.json").is_file()

@@ -60,7 +60,8 @@ def work(dataset: Dataset, context: Context, tmp_path: Path) -> SimpleNamespace:
         return module.train(TrainData(**data), config, folder, context)
 
     def predictions(module: ModuleType, config: Any, folder: Path = tmp_path / "run", **changes: Any) -> list[Any]:
-        data = {"dataset": dataset, "image_ids": dataset.split("official").test, **changes}
+        data = {"dataset": dataset, "image_ids": dataset.split("official").test, "fold": "official", "part": "test"}
+        data |= changes
         return list(module.predict(PredictData(**data), config, folder, context))
 
     return SimpleNamespace(train=train, predictions=predictions, folder=tmp_path / "run")

@@ -165,7 +165,7 @@ def test_a_training_that_diverges_is_stopped(module: ModuleType, work: SimpleNam
 
 def test_importing_the_baselines_imports_no_torch() -> None:
     code = (
-        "import sys, baselines.knn, baselines.autoencoder, baselines.deep_svdd;"
+        "import sys, baselines.knn, baselines.autoencoder, baselines.deep_svdd, baselines.box_fill, baselines.grabcut;"
         "print(sorted({'torch', 'torchvision', 'safetensors'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -65,7 +65,7 @@ def test_mobilenet_v2_reaches_97_percent_auroc_on_the_official_split_of_bottle(
     config = knn.Config(backbone="mobilenet_v2")
     knn.train(TrainData(dataset=dataset, train=split.train, val=(), fold="official"), config, tmp_path, context)
     predictions = knn.predict(
-        PredictData(dataset=dataset, image_ids=split.test, fold=0, part="test"), config, tmp_path, context
+        PredictData(dataset=dataset, image_ids=split.test, fold="official", part="test"), config, tmp_path, context
     )
     scores = {prediction.image_id: prediction.score for prediction in predictions}
     assert len(scores) == 83

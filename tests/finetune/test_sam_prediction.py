@@ -11,6 +11,7 @@ from segment_anything import SamPredictor
 
 from finetune import sam
 from finetune._sam_checkpoints import open_run
+from finetune._sam_embeddings import turn, turn_back, turn_xy
 from finetune._sam_prediction import Predictor
 from finetune._sam_prompts import box_logits
 from maskbridge import geometry
@@ -104,7 +105,7 @@ def test_masks_are_those_of_the_packages_predictor(run, dataset, image_id, box_m
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_chunks_do_not_change_masks(predictor, run, dataset, chunk):
     prompts = [Prompt(box_ltwh=box) for box in BOXES]
-    other = Predictor(open_run(run[0] / "weights"), dataset, torch.device("cpu"), chunk)
+    other = Predictor(open_run(run[0] / "weights"), dataset, torch.device("cpu"), chunk=chunk)
     assert torch.allclose(predictor.masks(7, prompts).logits, other.masks(7, prompts).logits, atol=1e-5)
 
 
@@ -113,7 +114,8 @@ def test_onnx_of_the_packages_exporter_gives_our_masks(run, predictor, dataset, 
     session = onnxruntime.InferenceSession(str(tmp_path / "sam.onnx"), providers=["CPUExecutionProvider"])
     image_id, size_hw = 9, dataset.image_by_id[9].size_hw
     with torch.inference_mode():
-        embedding = predictor._embed(image_id)
+        features = torch.from_numpy(predictor._embeddings.compute(dataset, image_id)).float()
+        embedding = predictor._model.neck(features[None])
     left, top, width, height = BOXES[0]
     corners = predictor._resize.apply_coords(np.array([[left, top], [left + width, top + height]]), size_hw)
     side = predictor._model.sam.prompt_encoder.mask_input_size
@@ -131,6 +133,23 @@ def test_onnx_of_the_packages_exporter_gives_our_masks(run, predictor, dataset, 
     ours = predictor.masks(image_id, [Prompt(box_ltwh=BOXES[0])])
     assert np.allclose(low[0, 0], ours.logits[0], atol=1e-3)
     assert masks.shape[2:] == size_hw
+
+
+@pytest.mark.parametrize("prompt", [Prompt(box_ltwh=BOXES[0]), Prompt(point_xy=(10.0, 30.0)), None])
+def test_the_mean_over_views_is_that_of_single_ones(run, dataset, prompt):
+    """A view asked for by itself is the image turned, with the prompt turned, and its answer turned back."""
+    model, cpu = open_run(run[0] / "weights"), torch.device("cpu")
+    averaged = Predictor(model, dataset, cpu, chunk=2, views=8).masks(9, [prompt])
+    image = read_image(dataset.image_path(9))
+    answers = []
+    for view in range(8):
+        seen = turn(image, view)
+        cv2.imwrite(str(dataset.image_path(1)), cv2.cvtColor(seen, cv2.COLOR_RGB2BGR))
+        images = [dataclasses.replace(i, height=seen.shape[0], width=seen.shape[1]) for i in dataset.images]
+        turned = dataclasses.replace(dataset, images=tuple(images))
+        single = Predictor(model, turned, cpu, chunk=2).masks(1, [turned_prompt(prompt, view)])
+        answers.append(turn_back(single.logits, (40, 56), view, 64))
+    assert torch.allclose(averaged.logits, torch.stack(answers).mean(0), atol=1e-4)
 
 
 # ---------------------------------------------------------------- prompts
@@ -244,6 +263,17 @@ def test_grey_and_16_bit_images_are_predicted_as_their_8_bit_copies(run, dataset
     expected = predict(lab, run, prompts="none")[9]
     cv2.imwrite(str(path), grey if kind == "grey" else grey.astype(np.uint16) * 257)
     assert np.allclose(predict(lab, run, prompts="none")[9].map, expected.map, atol=2e-2)
+
+
+def turned_prompt(prompt, view):
+    if prompt is None:
+        return None
+    if prompt.box_ltwh is None:
+        return Prompt(point_xy=turn_xy(*prompt.point_xy, (40, 56), view))
+    left, top, width, height = prompt.box_ltwh
+    corners = [turn_xy(x, y, (40, 56), view) for x, y in ((left, top), (left + width, top + height))]
+    (x, x2), (y, y2) = (sorted(axis) for axis in zip(*corners, strict=True))
+    return Prompt(box_ltwh=(x, y, x2 - x, y2 - y))
 
 
 def row_mask():

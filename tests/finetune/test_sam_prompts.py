@@ -67,6 +67,26 @@ def test_a_view_is_undone_by_turning_on(view):
     assert np.array_equal(np.rot90(back, -(view % 4)), image)
 
 
+@pytest.mark.parametrize("view", range(8))
+@pytest.mark.parametrize("size_hw", [(4, 6), (6, 4)])
+def test_places_turn_with_the_image(view, size_hw):
+    image = np.zeros(size_hw, np.uint8)
+    image[1, 2] = 1
+    x, y = _sam_embeddings.turn_xy(2.5, 1.5, size_hw, view)
+    assert np.argwhere(_sam_embeddings.turn(image, view)).tolist() == [[int(y), int(x)]]
+
+
+@pytest.mark.parametrize("view", range(8))
+@pytest.mark.parametrize("size_hw", [(40, 64), (64, 40), (64, 64), (30, 64)])
+def test_an_answer_to_a_view_is_turned_back(view, size_hw):
+    height, width = (side // 2 for side in size_hw)
+    answer = np.random.default_rng(0).random((height, width)).astype(np.float32)
+    turned, padded = _sam_embeddings.turn(answer, view), torch.zeros(1, 32, 32)
+    padded[0, : turned.shape[0], : turned.shape[1]] = torch.from_numpy(turned)
+    back = _sam_embeddings.turn_back(padded, size_hw, view, 64)[0, :height, :width]
+    assert np.allclose(back, answer, atol=1e-5)
+
+
 # ---------------------------------------------------------------- what is asked
 
 

@@ -151,10 +151,53 @@ def test_predict_of_no_run_or_a_damaged_one_is_one_line(refused, trained, tiles,
     assert "has options of another version" in refused("predict", trained, tiles.path)
 
 
-def test_a_merged_run_is_predicted_fold_by_fold(call, refused, fake, tiles, tmp_path):
+def test_predict_makes_a_second_run_and_leaves_the_first(call, refused, trained, tiles, tree, tmp_path):
+    before, second = tree(trained), tmp_path / "second"
+    words = ["predict", trained, tiles.path, "--out", second, "--factor"]
+    code, out, err = call(*words, 4)
+    assert (code, out) == (0, f"{second / 'predictions' / 'test'}\n"), err
+    assert "factor 1.0 -> 4.0; thresholds were fitted anew on val" in err
+    assert tree(trained) == before
+    assert Run.open(second).info["options"]["factor"] == 4.0
+    assert "second: is not empty; choose another folder or add --overwrite" in refused(*words, 5)
+    assert call(*words, 5, "--overwrite")[0] == 0
+    assert Run.open(second).info["options"]["factor"] == 5.0
+    assert tree(trained) == before
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["--out", "OTHER", "--overwrite", "RUN", "DATA", "--factor", "3"],
+        ["--overwrite", "RUN", "--out", "OTHER", "--factor", "3", "DATA"],
+        ["--out=OTHER", "--overwrite", "--factor=3", "RUN", "DATA"],
+        ["RUN", "DATA", "--overwrite", "--factor", "3", "--out", "OTHER"],
+    ],
+)
+def test_the_run_to_predict_with_is_told_from_runs_that_options_name(call, trained, tiles, tmp_path, order):
+    """The other run is of another approach, whose options are other ones."""
+    other = tmp_path / "other"
+    Run(other, {**Run.open(trained).info, "approach": "knn"}).save()
+    names = {"RUN": trained, "DATA": tiles.path, "OTHER": other, "--out=OTHER": f"--out={other}"}
+    code, _, err = call("predict", *(names.get(word, word) for word in order))
+    assert code == 0, err
+    info = Run.open(other).info
+    assert (info["approach"], info["options"]["factor"]) == ("fake", 3.0)
+
+
+@pytest.mark.parametrize("out", [None, "second"])
+def test_a_merged_run_is_predicted_fold_by_fold(call, refused, fake, tiles, tmp_path, out):
     assert call("crossval", "fake", tiles.path, tmp_path / "all")[1] == f"{tmp_path / 'all'}\n"
-    assert f"predict one fold: {tmp_path / 'all'}/fold0" in refused("predict", tmp_path / "all", tiles.path)
-    code, out, _ = call("evaluate", tmp_path / "all", "--json", "--out", tmp_path / "board")
+    line = refused(
+        "predict", tmp_path / "all", tiles.path, "--part", "val", *(["--out", tmp_path / out] if out else [])
+    )
+    assert f"is a merged cross-validation; found --part val; predict one fold: {tmp_path / 'all'}/fold0" in line
+    words = ["predict", tmp_path / "all", tiles.path, "--factor", 7, *(["--out", tmp_path / out] if out else [])]
+    path = tmp_path / (out or "all")
+    assert call(*words)[:2] == (0, f"{path / 'predictions' / 'crossval'}\n")
+    factors = {Run.open(run).info["options"]["factor"] for run in (path, *(path / f"fold{n}" for n in range(3)))}
+    assert factors == {7.0}
+    code, out, _ = call("evaluate", path, "--json", "--out", tmp_path / "board")
     assert code == 0
     assert json.loads(out)["part"] == "crossval"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from hypothesis import strategies as st
 
 from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
-from maskbridge.crossval import Standardise, crossval, fit_mapping, merge
+from maskbridge.crossval import Standardise, crossval, fit_mapping, merge, predict_folds
 from maskbridge.derive import PredictionView
-from maskbridge.errors import RunError
+from maskbridge.errors import MaskbridgeError, RunError
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.thresholds import fold_thresholds
-from maskbridge.training import Settings, train_run
+from maskbridge.training import Settings, predict_run, train_run
 
 shares = st.floats(0, 1)
 values = st.floats(-1e6, 1e6)
@@ -331,6 +332,97 @@ def test_one_fold_of_a_crossval_is_the_same_as_that_fold_trained_alone(merged, f
     assert alone.scores("val") == Run.open(merged.path / "fold1").scores("val")
 
 
+@pytest.mark.parametrize("out", [None, "second"])
+def test_a_merged_run_is_predicted_again_fold_by_fold_and_merged(merged, tiles, fake, tree, tmp_path, out):
+    before, weights = tree(merged.path), {f"fold{n}": tree(merged.path / f"fold{n}/weights") for n in range(3)}
+    old = {n: Run.open(merged.path / f"fold{n}") for n in range(3)}
+    scores = {n: run.scores("test") for n, run in old.items()}
+    path = None if out is None else tmp_path / out
+    again = predict_folds(merged, tiles, changes={"factor": 10.0}, out=path)
+    assert again.path == (path or merged.path)
+    assert (tree(merged.path) == before) == (out is not None)
+    assert {name: tree(again.path / name / "weights") for name in weights} == weights
+    assert len(fake.given) == 3, "nothing is trained again"
+    info = Run.open(again.path).info
+    assert info == again.info
+    assert (info["fold"], info["folds"]) == ("all", ["fold0", "fold1", "fold2"])
+    assert (info["options"]["factor"], info["trained_options"]["factor"]) == (10.0, 1.0)
+    for n, run in old.items():
+        fold = Run.open(again.path / f"fold{n}")
+        assert fold.scores("test") == pytest.approx({i: 10 * score for i, score in scores[n].items()})
+        was, now = run.info["thresholds"][str(n)]["image"]["value"], fold.info["thresholds"][str(n)]["image"]["value"]
+        assert now == pytest.approx(10 * was)
+        assert info["thresholds"][str(n)]["image"]["before_mapping"] == now
+    assert again.scores("crossval") == pytest.approx(
+        merge(tmp_path / "x", list(old.values()), tiles).scores("crossval")
+    )
+    assert_same_decisions(again, [Run.open(again.path / f"fold{n}") for n in range(3)], tiles)
+    assert not list(tmp_path.rglob(".*.partial"))
+    assert not list(again.path.rglob("work"))
+
+
+def test_predicting_a_merged_run_again_with_its_own_options_changes_no_prediction(merged, tiles):
+    scores, thresholds = merged.scores("crossval"), merged.info["thresholds"]
+    again = predict_folds(merged, tiles)
+    assert (again.scores("crossval"), again.info["thresholds"]) == (scores, thresholds)
+
+
+def test_a_second_merged_run_in_the_way_is_refused_or_replaced(merged, tiles, tree, tmp_path):
+    predict_folds(merged, tiles, out=tmp_path / "second")
+    before = tree(tmp_path)
+    with pytest.raises(MaskbridgeError, match="second: is not empty; choose another folder or add --overwrite"):
+        predict_folds(merged, tiles, changes={"factor": 2.0}, out=tmp_path / "second")
+    for out in ("all", "all/second", "."):
+        with pytest.raises(RunError, match="lies in or around the run itself"):
+            predict_folds(merged, tiles, out=tmp_path / out, overwrite=True)
+    assert tree(tmp_path) == before
+    again = predict_folds(merged, tiles, changes={"factor": 2.0}, out=tmp_path / "second", overwrite=True)
+    assert again.info["options"]["factor"] == 2.0
+
+
+@pytest.mark.parametrize("error", [RunError("has not predicted test"), KeyboardInterrupt()], ids=["refused", "ctrl-c"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_second_merged_run_that_fails_half_way_is_not_there(merged, tiles, fake, tree, tmp_path, error, overwrite):
+    if overwrite:
+        predict_folds(merged, tiles, out=tmp_path / "second")
+    before = tree(tmp_path)
+    fake.predict = failing_in_fold_1(fake.predict, error)
+    with pytest.raises(type(error)):
+        predict_folds(merged, tiles, changes={"factor": 2.0}, out=tmp_path / "second", overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+def test_a_merged_run_that_fails_half_way_keeps_what_was_merged_and_can_go_on(merged, tiles, fake, tree):
+    kept = ["run.json", "predictions", "fold1", "fold2"]
+    before, predict = {name: tree_of(merged.path / name, tree) for name in kept}, fake.predict
+    fake.predict = failing_in_fold_1(predict, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        predict_folds(merged, tiles, changes={"factor": 2.0})
+    assert {name: tree_of(merged.path / name, tree) for name in kept} == before
+    fake.predict = predict
+    again = predict_folds(merged, tiles, changes={"factor": 2.0})
+    assert {Run.open(again.path / f"fold{n}").info["options"]["factor"] for n in range(3)} == {2.0}
+
+
+def test_a_merged_run_without_one_of_its_folds_is_refused(merged, tiles, tmp_path):
+    shutil.rmtree(merged.path / "fold1")
+    with pytest.raises(RunError, match="fold1: is not a finished run"):
+        predict_folds(merged, tiles, out=tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_one_fold_alone_is_what_predict_run_takes(merged, tiles):
+    with pytest.raises(RunError, match=r"is a merged cross-validation; predict one fold: .*/all/fold0"):
+        predict_run(merged, tiles, "test")
+
+
+def test_a_crossval_whose_prediction_was_changed_is_resumed_as_it_is(merged, tiles, fake):
+    again = predict_folds(merged, tiles, changes={"factor": 2.0})
+    resumed = crossval("fake", tiles, merged.path, fake.Config(), Settings(resume=True))
+    assert resumed.scores("crossval") == again.scores("crossval")
+    assert resumed.info["options"]["factor"] == 2.0
+
+
 def test_runs_on_different_images_are_not_put_side_by_side(merged):
     from evaluation.leaderboard import evaluate_runs
 
@@ -351,6 +443,22 @@ def test_a_run_on_other_annotations_is_refused_with_both_hashes(merged, tiles):
 def separates(scores, dataset) -> bool:
     good = [score for i, score in scores.items() if dataset.image_by_id[i].is_good]
     return max(good) < min(score for i, score in scores.items() if not dataset.image_by_id[i].is_good)
+
+
+def tree_of(path, tree):
+    return path.read_bytes() if path.is_file() else tree(path)
+
+
+def failing_in_fold_1(predict, error):
+    """Predict until the second image of fold 1's test part."""
+
+    def failing(data, *rest):
+        for number, prediction in enumerate(predict(data, *rest)):
+            if (data.fold, data.part, number) == (1, "test", 1):
+                raise error
+            yield prediction
+
+    return failing
 
 
 def assert_same_decisions(merged, runs, dataset):

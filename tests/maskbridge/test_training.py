@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from maskbridge.approach import Prediction
+from maskbridge.approach import Detection, Prediction
 from maskbridge.convert import ConvertOptions, convert
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError, OptionError, RunError
@@ -16,7 +16,7 @@ from maskbridge.training import Settings, predict_run, train_run
 
 KEYS = {
     "approach", "options", "dataset", "fold", "seed", "versions", "device", "seconds", "peak_memory_mb",
-    "trained_on", "thresholds", "weights_from", "parameters", "facts", "resumed",
+    "trained_on", "thresholds", "weights_from", "parameters", "facts", "resumed", "truth_given",
 }  # fmt: skip
 
 
@@ -296,6 +296,180 @@ def test_official_refuses_changed_options_and_has_no_val(train, tiles, tree):
     with pytest.raises(RunError, match="fold official has no part val"):
         predict_run(run, tiles, "val")
     assert tree(run.path) == before
+
+
+def test_a_second_run_leaves_the_first_as_it_is_and_has_its_weights(train, tiles, tree, tmp_path):
+    first = predict_run(train(fold=0), tiles, "test")
+    before = tree(first.path)
+    second = predict_run(first, tiles, "test", changes={"factor": 10.0}, out=tmp_path / "second")
+    assert tree(first.path) == before
+    assert second.path == tmp_path / "second"
+    assert Run.open(second.path).info == second.info
+    assert tree(second.weights) == tree(first.weights) != {}
+    assert sorted(path.name for path in second.path.iterdir()) == ["predictions", "run.json", "weights"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "second"]
+
+
+def test_a_second_run_is_of_the_new_options_with_thresholds_fitted_anew(train, fake, tiles, tmp_path):
+    first = predict_run(train(fold=0), tiles, "test")
+    second = predict_run(first, tiles, "test", changes={"factor": 10.0}, out=tmp_path / "second")
+    assert (second.info["options"]["factor"], second.info["trained_options"]["factor"]) == (10.0, 1.0)
+    for part in ("val", "test"):
+        assert second.scores(part) == pytest.approx({i: 10 * score for i, score in first.scores(part).items()})
+    was, now = (run.info["thresholds"]["0"]["image"]["value"] for run in (first, second))
+    assert now == pytest.approx(10 * was)
+    assert set(second.info["seconds"]) == {"train", "val", "test"}
+    assert second.info["seconds"]["train"] == first.info["seconds"]["train"]
+    third = predict_run(second, tiles, "test", changes={"factor": 2.0}, out=tmp_path / "third")
+    assert third.info["trained_options"]["factor"] == 1.0
+
+
+def test_a_second_run_of_the_same_options_is_the_same(train, tiles, tmp_path):
+    first = predict_run(train(fold=0), tiles, "test")
+    second = predict_run(first, tiles, "test", out=tmp_path / "second")
+    assert second.info["thresholds"] == first.info["thresholds"]
+    assert second.scores("test") == first.scores("test")
+
+
+def test_a_second_run_of_val_alone_has_no_test_and_none_of_its_cost(train, tiles, tmp_path):
+    first = predict_run(train(fold=0), tiles, "test")
+    second = predict_run(first, tiles, "val", out=tmp_path / "second")
+    assert second.has("val")
+    assert not second.has("test")
+    assert set(second.info["seconds"]) == set(second.info["peak_memory_mb"]) == {"train", "val"}
+
+
+def test_training_a_second_run_anew_leaves_the_weights_of_the_first(train, fake, tiles, tree, tmp_path):
+    first = train(fold=0)
+    predict_run(first, tiles, "test", changes={"factor": 10.0}, out=tmp_path / "second")
+    before = tree(first.path)
+    train(path=tmp_path / "second", fold=1, overwrite=True)
+    assert tree(first.path) == before
+
+
+def test_a_second_run_in_the_way_is_refused_or_replaced(train, tiles, tree, tmp_path):
+    first = predict_run(train(fold=0), tiles, "test")
+    again = lambda **more: predict_run(first, tiles, "test", out=tmp_path / "second", **more)  # noqa: E731
+    again(changes={"factor": 3.0})
+    (tmp_path / "second" / "metrics.json").write_text("{}")
+    before = tree(tmp_path)
+    with pytest.raises(MaskbridgeError, match="second: is not empty; choose another folder or add --overwrite"):
+        again(changes={"factor": 4.0})
+    assert tree(tmp_path) == before
+    assert again(changes={"factor": 4.0}, overwrite=True).info["options"]["factor"] == 4.0
+    assert not (tmp_path / "second" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("inside", [None, "mine.txt", "weights/mine.pt"])
+def test_what_is_no_run_is_never_replaced_by_a_second_run(train, tiles, tree, tmp_path, overwrite, inside):
+    first, mine = train(fold=0), tmp_path / "mine"
+    if inside is None:
+        mine.write_text("mine")
+    else:
+        (mine / inside).parent.mkdir(parents=True)
+        (mine / inside).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(MaskbridgeError, match=r"is in the way|is not empty|is left alone"):
+        predict_run(first, tiles, "test", out=mine, overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("out", ["run", "run/second", ".", "link"])
+def test_a_second_run_in_or_around_the_first_is_refused_even_to_replace_it(train, tiles, tree, tmp_path, out):
+    first = train(fold=0)
+    (tmp_path / "link").symlink_to(first.path)
+    (tmp_path / "run.json").write_text((first.path / "run.json").read_text())
+    before = tree(tmp_path)
+    with pytest.raises(RunError, match="lies in or around the run itself"):
+        predict_run(first, tiles, "test", out=tmp_path / out, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_official_has_no_second_run(train, tiles, tree, tmp_path):
+    run = train(fold="official")
+    before = tree(tmp_path)
+    with pytest.raises(OptionError, match="a second run fits its thresholds on val, and the official split has none"):
+        predict_run(run, tiles, "test", out=tmp_path / "second")
+    with pytest.raises(OptionError, match="thresholds of the official split were set with other options"):
+        predict_run(run, tiles, "test", changes={"factor": 2.0}, out=tmp_path / "second")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [RunError("has not predicted test"), KeyboardInterrupt()], ids=["refused", "ctrl-c"])
+@pytest.mark.parametrize("asked", ["val", "test"])
+@pytest.mark.parametrize(
+    ("changes", "out", "overwrite"),
+    [({}, None, False), ({"factor": 2.0}, None, False), ({}, "new", False), ({"factor": 2.0}, "old", True)],
+)
+def test_a_prediction_that_fails_half_way_leaves_every_run_as_it_was(
+    train, fake, tiles, tree, tmp_path, error, asked, changes, out, overwrite
+):
+    first = predict_run(train(fold=0), tiles, "test")
+    predict_run(first, tiles, "test", out=tmp_path / "old")
+    before, predict = tree(tmp_path), fake.predict
+
+    def failing(data, *rest):
+        for number, prediction in enumerate(predict(data, *rest)):
+            if data.part == asked and number == 1:
+                raise error
+            yield prediction
+
+    fake.predict = failing
+    part, path = "test" if changes or out else asked, None if out is None else tmp_path / out
+    with pytest.raises(type(error)):
+        predict_run(first, tiles, part, changes=changes, out=path, overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+def test_each_part_is_told_to_the_approach_by_its_name_and_fold(train, fake, tiles, tmp_path):
+    told, predict = [], fake.predict
+
+    def listening(data, *rest):
+        told.append((data.fold, data.part, data.image_ids))
+        return predict(data, *rest)
+
+    fake.predict = listening
+    run = train(fold=2)
+    split = tiles.split(2)
+    assert told == [(2, "val", split.val)]
+    predict_run(run, tiles, "test", out=tmp_path / "second")
+    assert told[1:] == [(2, "val", split.val), (2, "test", split.test)]
+    train(fold="official", path=tmp_path / "official")
+    assert [(fold, part) for fold, part, _ in told[3:]] == [("official", "train")]
+
+
+def test_truth_given_goes_by_the_options_of_the_prediction_and_leaves_no_threshold(train, fake, tiles, tmp_path):
+    """The made-up approach is given the boxes where its factor is 1."""
+    fake.truth_given = lambda config: "boxes of the defects" if config.factor == 1.0 else None
+    predict = fake.predict
+
+    def told(data, config, *rest):
+        for prediction in predict(data, config, *rest):
+            given = [
+                Detection(box_ltwh=tuple(a["bbox"]), score=0.5)
+                for a in data.dataset.annotations_by_image[prediction.image_id]
+            ]
+            yield Prediction(image_id=prediction.image_id, detections=given) if config.factor == 1.0 else prediction
+
+    fake.predict = told
+    run = train(fold=0)
+    assert run.info["truth_given"] == "boxes of the defects"
+    for entry in run.info["thresholds"]["0"].values():
+        assert entry == {
+            "value": None,
+            "why": "the run was given the boxes of the defects, which exist only where there is a defect",
+        }
+    honest = predict_run(run, tiles, "test", changes={"factor": 2.0}, out=tmp_path / "honest")
+    assert honest.info["truth_given"] is None
+    assert all(entry["value"] is not None for entry in honest.info["thresholds"]["0"].values())
+    back = predict_run(honest, tiles, "test", changes={"factor": 1.0})
+    assert back.info["truth_given"] == "boxes of the defects"
+    assert all(entry["value"] is None for entry in back.info["thresholds"]["0"].values())
+
+
+def test_a_run_without_truth_says_so(train):
+    assert train(fold=0).info["truth_given"] is None
 
 
 def test_options_of_another_version_are_refused(train, tiles):
