@@ -12,7 +12,8 @@ SAM_OPTIONS      ?=
 SVDD_OPTIONS     ?=
 AE_OPTIONS       ?=
 KNN_OPTIONS      ?=
-PROMPT_OPTIONS   ?=
+BOX_OPTIONS      ?=
+PROMPT_OPTIONS   ?= --max-prompts 20
 REPORT_OPTIONS   ?=
 # Text features for YOLO-World: auto (CLIP's text encoder), a file made by `maskbridge text-features`, or hashed, the
 # stand-in that knows no language and marks the run.
@@ -39,14 +40,6 @@ $(if $(filter all,$(FOLD)),\
 $(MB) crossval $(1) $(DATA) runs/$(NAME)-$(2)-all --device $(DEVICE) --seed $(SEED) --resume $(3),\
 $(MB) train $(1) $(DATA) runs/$(NAME)-$(2)-$(FOLD) --fold $(FOLD) --device $(DEVICE) --seed $(SEED) --resume $(3) && \
 $(MB) predict runs/$(NAME)-$(2)-$(FOLD) $(DATA) --device $(DEVICE))
-endef
-
-# Masks of given boxes ($(1) in the name, $(2) where they are from), by the trained SAM and by the two controls.
-define PROMPTED
-$(MB) predict runs/$(NAME)-sam-$(FOLD) $(DATA) --prompts $(2) --out runs/$(NAME)-sam-$(1)-$(FOLD) --overwrite \
-	--device $(DEVICE) $(PROMPT_OPTIONS)
-$(call TRAIN_AS,box-fill,box-fill-$(1),--prompts $(2) $(PROMPT_OPTIONS))
-$(call TRAIN_AS,grabcut,grabcut-$(1),--prompts $(2) $(PROMPT_OPTIONS))
 endef
 
 .DEFAULT_GOAL := help
@@ -116,9 +109,14 @@ finetune-yolo: $(READY) ## NAME=name: fine-tune YOLO-World and predict
 finetune-sam: $(READY) ## NAME=name: fine-tune SAM and predict
 	$(call TRAIN,sam,$(SAM_OPTIONS))
 
-prompted: $(READY) ## NAME=name: trained SAM with the true boxes and with YOLO-World's, beside filled boxes and GrabCut
-	$(call PROMPTED,oracle,oracle)
-	$(call PROMPTED,yolo-world,runs/$(NAME)-yolo-world-$(FOLD))
+prompted: $(READY) ## NAME=name: SAM trained on boxes, given the true ones and YOLO-World's, beside filled boxes and GrabCut
+	$(call TRAIN_AS,sam,sam-box,--preset box $(BOX_OPTIONS))
+	$(MB) predict runs/$(NAME)-sam-box-$(FOLD) $(DATA) --prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS) \
+		--out runs/$(NAME)-sam-box-yolo-world-$(FOLD) --overwrite --device $(DEVICE)
+	$(call TRAIN_AS,box-fill,box-fill,)
+	$(call TRAIN_AS,grabcut,grabcut,)
+	$(call TRAIN_AS,box-fill,box-fill-yolo-world,--prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
+	$(call TRAIN_AS,grabcut,grabcut-yolo-world,--prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
 
 baselines: $(READY) ## NAME=name: train the baselines and predict
 	$(call TRAIN,deep-svdd,$(SVDD_OPTIONS))

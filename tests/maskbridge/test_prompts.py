@@ -130,7 +130,7 @@ def test_a_peak_is_the_highest_pixel_of_its_component_in_pixels_of_the_image(pro
     for image_id in data.image_ids:
         first, second = prompts(image_id)
         assert (first.point_xy, second.point_xy) == ((4.5, 41.5), (58.5, 7.5))
-        assert (first.score, second.score) == (pytest.approx(0.95), pytest.approx(0.8))
+        assert 1 > first.score > second.score > 0.5
         assert first.box_ltwh is first.category_id is None
 
 
