@@ -15,8 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
+    from maskbridge import nodes
     from maskbridge.crossval import crossval
 
     dataset, config, settings = training_of(arguments)
+    if nodes.is_another(config):
+        how = {"device": settings.device, "seed": settings.seed, "resume": settings.resume}
+        nodes.learn_along(arguments.approach, dataset, config, range(dataset.fold_count), **how)
+        return 0
     print(crossval(arguments.approach, dataset, arguments.run_path, config, settings).path)
     return 0

@@ -15,8 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
+    from maskbridge import nodes
     from maskbridge.training import train_run
 
     dataset, config, settings = training_of(arguments)
+    if nodes.is_another(config):
+        how = {"device": settings.device, "seed": settings.seed, "resume": settings.resume}
+        nodes.learn_along(arguments.approach, dataset, config, [settings.fold], **how)
+        return 0
     print(train_run(arguments.approach, dataset, arguments.run_path, config, settings).path)
     return 0

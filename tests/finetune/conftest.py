@@ -100,10 +100,11 @@ def command(sealed):
     for name in ("YOLO_CONFIG_DIR", "YOLO_OFFLINE", "XDG_CONFIG_HOME", "MASKBRIDGE_WEIGHTS", "ULTRALYTICS_SAFE_LOAD"):
         environment.pop(name, None)
 
-    def start(*words) -> subprocess.Popen[str]:
+    def start(*words, more=None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "maskbridge", *map(str, words)],
-            cwd=sealed / "cwd", env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=sealed / "cwd", env={**environment, **(more or {})},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     return start

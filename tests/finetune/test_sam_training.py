@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import numpy as np
 import pytest
 import torch
@@ -293,3 +295,26 @@ def test_an_exported_vit_with_adapters_opens_in_the_package(dataset, tmp_path, l
     ours = model.sam.state_dict()
     assert opened.state_dict().keys() == ours.keys()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in opened.state_dict().items())
+
+
+@pytest.mark.slow
+def test_two_machines_learn_what_one_does(command, sealed, plates, tmp_path, lab):
+    """Both are this one; the second keeps nothing."""
+    words = ["train", "sam", plates, "--preset", "tiny", "--image-size", "64", "--epochs", "1", "--device", "cpu"]
+    alone = command(*words[:3], tmp_path / "alone", *words[3:])
+    error = alone.communicate(timeout=300)[1]
+    assert alone.returncode == 0, error
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    machines = [
+        command(
+            *words[:3], tmp_path / "both", *words[3:], "--nodes", "2",
+            more={"NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    errors = [machine.communicate(timeout=500)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], errors
+    assert "the first machine keeps the run" in errors[1]
+    assert furthest(tmp_path / "alone", tmp_path / "both") < 1e-4
