@@ -5,6 +5,7 @@
     python benchmarks/sam.py prompts            16 boxes in a step against 16 steps; a step against --chunk
     python benchmarks/sam.py decoder            box prompts on one image, all at once and in chunks, beside the package
     python benchmarks/sam.py attention          a windowed and a global block, the encoder of ViT-B, beside the package
+    python benchmarks/sam.py neck DATASET       what a random neck before a pretrained decoder leaves of box prompts
     python benchmarks/sam.py workers DATASET    a step in two processes against one, on the CPU
     python benchmarks/sam.py gpu --data DIR     encoder, decoder and whole trainings on a GPU: time, share of its peak
     make peers && .venv-peers/bin/python benchmarks/sam.py lora          adapters beside peft's, and the imports
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script beside this one h
 
 from _sam_cache import cache
 from _sam_gpu import gpu
+from _sam_neck import neck
 from _sam_parts import attention, decoder, lora
 from _sam_rounds import Bench
 from _sam_runs import workers
@@ -38,7 +40,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "attention": attention,
     "lora": lora,
 }
-WHOLE: dict[str, Callable[[argparse.Namespace], None]] = {"cache": cache, "workers": workers, "gpu": gpu}
+WHOLE: dict[str, Callable[[argparse.Namespace], None]] = {"cache": cache, "neck": neck, "workers": workers, "gpu": gpu}
 
 
 def main() -> None:
@@ -60,16 +62,17 @@ def main() -> None:
 def add_options(name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, default=3 if name in ("cache", "workers") else 5, help="rounds")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    if name in ("cache", "workers"):
+    if name in ("cache", "workers", "neck"):
         parser.add_argument("dataset", type=Path, help="a dataset made by maskbridge")
+        parser.add_argument("--image-size", type=int, default=384, help="of tiny and backbone, pixels")
+        parser.add_argument("--images", type=int, default=40 if name == "neck" else 16, help="defective images")
+    if name in ("cache", "workers"):
         parser.add_argument("--arch", choices=("tiny", "backbone", "vit_b", "vit_t"), default="backbone")
         parser.add_argument("--weights", default="none", help="of SAM: auto, none or a file")
         parser.add_argument("--backbone-weights", default="none", help="of the backbone: auto, none or a file")
-        parser.add_argument("--image-size", type=int, default=384, help="of tiny and backbone, pixels")
-        parser.add_argument("--images", type=int, default=16, help="defective images to train on")
         parser.add_argument("--epochs", type=int, default=20 if name == "cache" else 4)
         parser.add_argument("--batch", type=int, default=8, help="images in a step")
-    else:
+    elif name != "neck":
         on_gpu = name == "gpu"
         parser.add_argument("--small", action="store_true", help="tiny sizes, to try the command; gpu: on the CPU")
         parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
