@@ -5,6 +5,7 @@ markdown("bottle", "crossval", tables(evaluations), comparisons)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,8 @@ class Row:
     def marks(self) -> list[tuple[str, str]]:
         """Mark and note of start weights that make a figure say less about the approach."""
         marks = []
-        if self.weights_from.startswith("none"):
-            marks.append(("†", "random initialisation: no pretrained weights"))
+        if re.search(r"^none|: none$", self.weights_from):
+            marks.append(("†", "random initialisation: no pretrained weights, or none of the image encoder"))
         if "hash" in self.weights_from:
             marks.append(("‡", "hashed text features instead of a text encoder's"))
         return marks
