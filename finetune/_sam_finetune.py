@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from finetune._sam_checkpoints import save_run, start
 from finetune._sam_embeddings import Embeddings
 from finetune._sam_examples import Examples, Prompting
-from finetune._sam_lora import TARGETS, adapter_state, add_adapters, merge_adapters
+from finetune._sam_lora import adapter_state, add_adapters, merge_adapters
 from finetune._sam_model import Model
 from finetune._sam_training import Schedule, fit
 from maskbridge.approach import Context, TrainData, Trained
@@ -53,7 +53,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
     parameters = sum(parameter.numel() for parameter in model.sam.parameters())
     model.train_only("full" if config.train == "full" else "decoder")
     if config.train == "lora":
-        add_adapters(model.sam, config.lora_rank, config.lora_targets or TARGETS)
+        add_adapters(model.sam, config.lora_rank, config.lora_targets)
     model.sam.to(fabric.device)
     started = time.perf_counter()
     embeddings = _embeddings(fabric, model, config)

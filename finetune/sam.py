@@ -66,8 +66,8 @@ class Config:
     lora_rank: int = 4
     """Rank of the adapters."""
 
-    lora_targets: tuple[str, ...] = ()
-    """Name of linear layers that get adapters; give it again for each (none: all of attention)."""
+    lora_targets: tuple[str, ...] = ("qkv", "proj", "q_proj", "k_proj", "v_proj", "out_proj")
+    """Name of linear layers that get adapters; give it again for each."""
 
     cache: Literal["fp16", "fp32", "off"] = "fp16"
     """How a frozen encoder's output is kept on disk; off: it runs again for every image of every epoch."""
@@ -78,9 +78,9 @@ class Config:
     augment: bool = False
     """Turn, mirror, crop and light every image anew, which turns the cache off."""
 
-    train_prompts: tuple[str, ...] = ()
+    train_prompts: tuple[str, ...] = (AUTO,)
     """Kind of prompt that is trained: none, box, point, or mask (a box and the mask made of it before); give it again
-    for each (none given: what --prompts needs: none, point for a grid, box for anything else)."""
+    for each. auto: what --prompts needs (none, point for a grid, box for anything else)."""
 
     instances: int = 4
     """Defects of an image that are prompted for in one step, at most."""
@@ -159,7 +159,9 @@ class Config:
     @property
     def trained_prompts(self) -> tuple[str, ...]:
         """Kinds of prompts that are trained."""
-        return self.train_prompts or ({NONE: "none", _GRID: "point"}.get(self.prompts, "box"),)
+        if self.train_prompts == (AUTO,):
+            return ({NONE: "none", _GRID: "point"}.get(self.prompts, "box"),)
+        return self.train_prompts
 
 
 def truth_given(config: Config) -> str | None:
@@ -256,5 +258,5 @@ def _check(config: Config) -> None:
         found = f"--views {config.views}"
         raise OptionError("--augment makes a new view each time", found=found, expected="one of the two")
     kinds, found = ("none", "box", "point", "mask"), ", ".join(config.train_prompts)
-    if not set(config.train_prompts) <= set(kinds):
+    if config.train_prompts != (AUTO,) and not (set(config.train_prompts) <= set(kinds) and found):
         raise OptionError("--train-prompts is not known", found=found, expected=", ".join(kinds))

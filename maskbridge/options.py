@@ -107,7 +107,9 @@ def fold_name(text: str) -> int | str:
 def _shown(default: Any) -> Any:
     if isinstance(default, bool):
         return "yes" if default else "no"
-    return "none" if default is None or default in ("", ()) else default
+    if isinstance(default, tuple):
+        default = ", ".join(default)
+    return "none" if default in (None, "") else default
 
 
 def _plain(hint: Any) -> Any:

@@ -222,6 +222,7 @@ def test_augmentation_turns_the_cache_off_and_says_so(dataset, tmp_path, lab, ca
         ({"views": 9}, "--views cannot be used; found 9; expected 1 to 8"),
         ({"views": 2, "augment": True}, "--augment makes a new view each time; found --views 2"),
         ({"train_prompts": ("box", "circle")}, "--train-prompts is not known; found box, circle"),
+        ({"train_prompts": ()}, "--train-prompts is not known"),
         ({"average_views": 0}, "--average-views cannot be used; found 0; expected 1 to 8"),
         ({"grid": 0}, "--grid cannot be used"),
         ({"precision": "16"}, "--precision 16 needs a GPU"),
