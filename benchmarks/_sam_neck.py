@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from finetune import _sam_checkpoints, sam
+from finetune._sam_answers import answer
 from finetune._sam_embeddings import Embeddings
 from finetune._sam_examples import Examples, Prompting
-from finetune._sam_training import answer
 from maskbridge.dataset import Dataset
 from maskbridge.weights import AUTO
 

@@ -40,8 +40,8 @@ from maskbridge.crossval import merge
 from maskbridge.dataset import Dataset
 from maskbridge.export import ExportOptions
 from maskbridge.geometry import decode
+from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run
-from maskbridge.training import predict_run
 
 EPOCHS, IMAGE_SIZE, SEED = 40, 320, 0
 NEGATIVES = "0.2"

@@ -30,8 +30,8 @@ from evaluation.metrics import evaluate
 from maskbridge.convert import ConvertOptions, convert
 from maskbridge.dataset import Dataset
 from maskbridge.files import link_file, read_json, write_json
+from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run
-from maskbridge.training import predict_run
 
 #: The first arm; every other one changes one of these, or one more.
 BASE = ["--lr", "1e-3", "--imgsz", "320", "--batch", "8", "--epochs", "40", "--negatives", "0.2"]

@@ -18,7 +18,6 @@ MobileSAM: Zhang et al., Faster Segment Anything, 2023, https://arxiv.org/abs/23
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,60 +27,24 @@ import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
-from torchvision import models
 
 from finetune._sam_attention import fuse_attention
+from finetune._sam_backbone import EMBEDDING_CHANNELS as EMBEDDING_CHANNELS
+from finetune._sam_backbone import PATCH, BackboneEncoder
 from maskbridge.errors import OptionError
 
 #: Architectures that `segment_anything.sam_model_registry` builds.
 REGISTERED = ("vit_b", "vit_l", "vit_h")
 VIT_ARCHS = (*REGISTERED, "vit_t")
-#: Channels of an image embedding, in every SAM.
-EMBEDDING_CHANNELS = 256
 #: Input side of the official models, pixels.
 OFFICIAL_IMAGE_SIZE = 1024
 
 #: Strength of a random neck before a pretrained decoder: scale of its last normalisation.
 NECK_START = 0.02
 
-_TINY_PATCH, _PATCH = 8, 16
-#: What follows the feature layers of a torchvision classifier.
-_HEADS = ("avgpool", "fc", "classifier", "head", "heads")
+_TINY_PATCH = 8
+
 _PIXEL_MEAN, _PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-
-
-class BackboneEncoder(nn.Module):
-    """SAM's image encoder on a torchvision network.
-
-    Stride 8 is folded into stride 16 (each 2x2 block becomes channels), so that no detail is lost, and joined
-    with stride 16; a neck of SAM's form brings both to 256 channels.
-
-    Args:
-        backbone: Name of a torchvision classifier whose layers form one sequence.
-        img_size: Side of the square input, pixels.
-    """
-
-    def __init__(self, backbone: str, img_size: int) -> None:
-        """Build it with random weights."""
-        super().__init__()
-        self.img_size = img_size
-        stages = _stages(backbone)
-        self._fine, coarse, channels = _strides(stages, backbone)
-        self.stages = stages[: coarse + 1]
-        self.neck = _neck(channels)
-
-    def trunk(self, x: torch.Tensor) -> torch.Tensor:
-        """Features at stride 16 of normalised images: Bx3xSxS, float -> BxCx(S/16)x(S/16)."""
-        fine = x
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index == self._fine:
-                fine = x
-        return torch.cat([nn.functional.pixel_unshuffle(fine, 2), x], dim=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Image embeddings of normalised images: Bx3xSxS, float -> Bx256x(S/16)x(S/16)."""
-        return cast(torch.Tensor, self.neck(self.trunk(x)))
 
 
 @dataclass(frozen=True)
@@ -181,13 +144,13 @@ def build(arch: str, *, backbone: str, image_size: int) -> Model:
             architecture is not installed.
     """
     if arch == "vit_t":
-        return Model(arch, _sam(_mobile_encoder(), OFFICIAL_IMAGE_SIZE, _PATCH))
+        return Model(arch, _sam(_mobile_encoder(), OFFICIAL_IMAGE_SIZE, PATCH))
     if arch in VIT_ARCHS:
         sam = sam_model_registry[arch]().eval()
         fuse_attention(sam.image_encoder)
         return Model(arch, sam)
-    patch = _TINY_PATCH if arch == "tiny" else _PATCH
-    if image_size < 4 * patch or image_size % (2 * _PATCH):
+    patch = _TINY_PATCH if arch == "tiny" else PATCH
+    if image_size < 4 * patch or image_size % (2 * PATCH):
         raise OptionError("--image-size does not fit", found=image_size, expected="a multiple of 32, at least 64")
     encoder = _tiny_encoder(image_size) if arch == "tiny" else BackboneEncoder(backbone, image_size)
     return Model(arch, _sam(encoder, image_size, patch))
@@ -272,37 +235,3 @@ def _tiny_encoder(image_size: int) -> ImageEncoderViT:
     )
     fuse_attention(encoder)
     return encoder
-
-
-def _neck(channels: int) -> nn.Sequential:
-    """A neck of SAM's form, taken from an encoder that has nothing else."""
-    form = ImageEncoderViT(depth=0, embed_dim=channels, img_size=_PATCH, out_chans=EMBEDDING_CHANNELS)
-    return cast(nn.Sequential, form.neck)
-
-
-def _stages(backbone: str) -> nn.Sequential:
-    try:
-        network = models.get_model(backbone, weights=None)
-    except ValueError as error:
-        known = "a torchvision classifier such as mobilenet_v2 or resnet18"
-        raise OptionError("--backbone is not known", found=backbone, expected=known) from error
-    if isinstance(getattr(network, "features", None), nn.Sequential):
-        return cast(nn.Sequential, network.features)
-    layers = {name: layer for name, layer in network.named_children() if name not in _HEADS}
-    return nn.Sequential(OrderedDict(layers))
-
-
-def _strides(stages: nn.Sequential, backbone: str) -> tuple[int, int, int]:
-    """Index of the last stage at stride 8, of the last at stride 16, channels of the trunk's output."""
-    x = torch.zeros(1, 3, 64, 64)
-    last: dict[int, tuple[int, int]] = {}
-    stages.eval()
-    with torch.no_grad():
-        for index, stage in enumerate(stages):
-            x = stage(x)
-            if x.shape[2] < 64 // _PATCH:
-                break
-            last[64 // x.shape[2]] = (index, x.shape[1])
-    if not {8, 16} <= set(last):
-        raise OptionError("--backbone has no strides 8 and 16", found=f"{backbone}: {sorted(last)}")
-    return last[8][0], last[16][0], 4 * last[8][1] + last[16][1]

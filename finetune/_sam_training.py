@@ -23,17 +23,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.nn import functional as F
 
-from finetune._sam_decoder import decode
+from finetune._sam_answers import answer, calls, losses, tensors
 from finetune._sam_examples import Examples, Step
 from finetune._sam_model import Model
-from finetune._sam_prompts import Item, dense, encode
 from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import write_bytes
 
-FOCAL_GAMMA = 2.0
 #: The state for `resume` is written after a step if this long has passed since the last time, and so many times what
 #: writing it took.
 SAVE_SECONDS, SAVE_SHARE = 20.0, 20
@@ -151,70 +148,6 @@ def fit(
     return {"best_epoch": progress.best_epoch + 1, "history": progress.history}
 
 
-def losses(
-    logits: torch.Tensor,
-    quality: torch.Tensor,
-    target: torch.Tensor,
-    inside: torch.Tensor,
-    shown: torch.Tensor,
-    judged: torch.Tensor,
-    *,
-    focal_weight: float,
-) -> torch.Tensor:
-    """Loss of each prompt.
-
-    Args:
-        logits: N x L x L.
-        quality: Predicted IoU, N.
-        target: N x L x L, [0, 1].
-        inside: N x L x L, [0, 1]: what is image, not padding.
-        shown: Whether the mask counts, N, 0 or 1: not where a prompt points at no defect, whose mask is nobody's.
-        focal_weight: What the focal loss weighs beside the dice loss.
-        judged: Whether the predicted IoU counts, N, 0 or 1: not where there is no prompt and no defect.
-
-    Returns:
-        N.
-    """
-    p = torch.sigmoid(logits)
-    focal = (target - p).abs() ** FOCAL_GAMMA * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    focal = (focal * inside).sum((1, 2)) / inside.sum((1, 2))
-    p = p * inside
-    area = p.sum((1, 2)) + target.sum((1, 2))
-    dice = 1 - (2 * (p * target).sum((1, 2)) + 1) / (area + 1)
-    found, true = (logits > 0) & (inside > 0), target >= 0.5
-    union = (found | true).sum((1, 2))
-    iou = (found & true).sum((1, 2)) / union.clamp(min=1)
-    return (focal_weight * focal + dice) * shown + (quality - iou * shown) ** 2 * judged
-
-
-def answer(
-    model: Model, embeddings: torch.Tensor, items: Sequence[Item], places: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the decoder says to items that are alike.
-
-    Args:
-        model: The model.
-        embeddings: Image embeddings, B x 256 x h x w.
-        items: The items.
-        places: Which image each item is of.
-
-    Returns:
-        Low-resolution logits, N x L x L, and predicted IoU, N.
-    """
-    index = torch.tensor(places, device=embeddings.device)
-    sparse = encode(model.sam, items)
-    boxes = None
-    if items[0].kind in ("box", "mask"):
-        boxes = torch.from_numpy(np.stack([item.points for item in items])).reshape(-1, 4).to(embeddings.device)
-    added = dense(model, boxes)
-    if items[0].kind == "mask":
-        with torch.no_grad():
-            earlier = decode(model.sam, embeddings.detach(), index, sparse, added, multimask=False)[0]
-            added = model.sam.prompt_encoder(points=None, boxes=None, masks=earlier.float())[1]
-    logits, quality = decode(model.sam, embeddings, index, sparse, added, multimask=False)
-    return logits[:, 0].float(), quality[:, 0].float()
-
-
 def validation_score(
     fabric: Fabric, model: Model, examples: Examples, image_ids: Sequence[int], schedule: Schedule
 ) -> float:
@@ -230,9 +163,9 @@ def validation_score(
             step = examples.validation(mine[start : start + schedule.batch])
             with fabric.autocast():
                 embeddings = examples.embed(step, range(len(step.images)), fabric.device)
-                for items, places in _calls(step, range(len(step.images)), schedule.chunk):
+                for items, places in calls(step, range(len(step.images)), schedule.chunk):
                     logits, _ = answer(model, embeddings, items, places)
-                    target, inside, *_ = _tensors(items, fabric.device)
+                    target, inside, *_ = tensors(items, fabric.device)
                     p = torch.sigmoid(logits) * inside
                     if items[0].kind == "none":
                         sums[0] += float(2 * (p * target).sum())
@@ -256,10 +189,10 @@ def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, sche
             embeddings = examples.embed(step, piece, fabric.device)
         learned = embeddings.requires_grad
         leaf = embeddings.detach().requires_grad_(learned)
-        for items, places in _calls(step, piece, schedule.chunk):
+        for items, places in calls(step, piece, schedule.chunk):
             with fabric.autocast():
                 logits, quality = answer(model, leaf, items, places)
-            each = losses(logits, quality, *_tensors(items, fabric.device), focal_weight=schedule.focal_weight)
+            each = losses(logits, quality, *tensors(items, fabric.device), focal_weight=schedule.focal_weight)
             value = each.sum() / counts[items[0].kind != "none"]
             fabric.backward(value)
             total += float(value.detach())
@@ -279,34 +212,6 @@ def _sum_gradients(fabric: Fabric, parameters: Sequence[torch.nn.Parameter]) -> 
     has, *parts = torch.split(flat, [len(has), *(len(part) for part in parts)])
     for parameter, part, there in zip(parameters, parts, has, strict=True):
         parameter.grad = part.view_as(parameter).clone() if there else None
-
-
-def _calls(step: Step, piece: Sequence[int], chunk: int) -> Iterator[tuple[list[Item], list[int]]]:
-    """Items of some images that are alike, at most `chunk` at once, and the place of each one's image in the piece."""
-    pairs = [(item, place) for place, index in enumerate(piece) for item in step.items[index]]
-    for alike in sorted({item.alike for item, _ in pairs}):
-        same = [pair for pair in pairs if pair[0].alike == alike]
-        for start in range(0, len(same), chunk):
-            some = same[start : start + chunk]
-            yield [item for item, _ in some], [place for _, place in some]
-
-
-def _tensors(items: Sequence[Item], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Targets and insides, N x L x L, and whether mask and predicted IoU count, N each."""
-    target, inside = (
-        torch.from_numpy(np.stack([getattr(item, name) for item in items]).astype(np.float32)).to(device)
-        for name in ("target", "inside")
-    )
-    there = [bool(item.target.any()) for item in items]
-    prompted = [item.kind != "none" for item in items]
-    shown, judged = (
-        torch.tensor(flags, dtype=torch.float32, device=device)
-        for flags in (
-            [not asked or defect for asked, defect in zip(prompted, there, strict=True)],
-            [asked or defect for asked, defect in zip(prompted, there, strict=True)],
-        )
-    )
-    return target, inside, shown, judged
 
 
 def _pieces(places: Sequence[int], count: int) -> Iterator[Sequence[int]]:

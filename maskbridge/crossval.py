@@ -25,10 +25,11 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
+from maskbridge.predicting import predict_run, second_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
 from maskbridge.run_folders import claim, forgotten_if_fruitless
-from maskbridge.training import Settings, package_versions, predict_run, run_info, second_run, train_run
+from maskbridge.training import Settings, package_versions, run_info, train_run
 
 PART = "crossval"
 RULE = (

@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     from maskbridge.crossval import PART, predict_folds
     from maskbridge.errors import RunError
     from maskbridge.options import given
+    from maskbridge.predicting import predict_run
     from maskbridge.predictions import Run
-    from maskbridge.training import predict_run
 
     run = Run.open(arguments.run_path)
     changes = given(plugins.load("approach", run.info["approach"]).Config, arguments)

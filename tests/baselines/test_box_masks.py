@@ -19,8 +19,9 @@ from maskbridge.convert import ConvertOptions, convert
 from maskbridge.crossval import crossval
 from maskbridge.dataset import Dataset, read_image
 from maskbridge.errors import OptionError
+from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run, write_predictions
-from maskbridge.training import Settings, predict_run, train_run
+from maskbridge.training import Settings, train_run
 
 BOX = (18.0, 12.0, 30.0, 22.0)
 controls = pytest.mark.parametrize("name", ["box-fill", "grabcut"])

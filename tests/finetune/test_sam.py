@@ -13,7 +13,7 @@ import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
-from finetune import _sam_checkpoints, _sam_embeddings, _sam_model, _sam_training, sam
+from finetune import _sam_answers, _sam_checkpoints, _sam_embeddings, _sam_model, _sam_training, sam
 from finetune._sam_prompts import Item
 from maskbridge.approach import Context
 from maskbridge.dataset import Dataset
@@ -32,7 +32,7 @@ def folders(tmp_path, monkeypatch):
 
 def without_prompt(model, embeddings):
     none = Item("none", np.zeros((0, 2), np.float32), None, None)
-    return _sam_training.answer(model, embeddings, [none] * len(embeddings), range(len(embeddings)))
+    return _sam_answers.answer(model, embeddings, [none] * len(embeddings), range(len(embeddings)))
 
 
 def tiny(image_size=64):

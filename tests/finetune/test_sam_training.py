@@ -7,7 +7,7 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 
-from finetune import _sam_checkpoints, _sam_model, _sam_training, sam
+from finetune import _sam_answers, _sam_checkpoints, _sam_model, _sam_training, sam
 from finetune._sam_lora import add_adapters, merge_adapters
 from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
 
@@ -61,7 +61,7 @@ def test_the_loss_of_one_prompt_by_hand():
     yes, no = torch.ones(1), torch.zeros(1)
 
     def loss(shown, judged):
-        return float(_sam_training.losses(*args, shown, judged, focal_weight=20.0)[0])
+        return float(_sam_answers.losses(*args, shown, judged, focal_weight=20.0)[0])
 
     assert loss(yes, yes) == pytest.approx(expected, rel=1e-5)
     unjudged = loss(yes, no)
@@ -75,7 +75,7 @@ def test_padding_has_no_say_in_the_loss():
     target = (torch.rand(2, 8, 8) > 0.5).float() * inside
     other = torch.where(inside > 0, logits, torch.full_like(logits, 3.0))
     one, two = (
-        _sam_training.losses(x, torch.zeros(2), target, inside, torch.ones(2), torch.ones(2), focal_weight=20.0)
+        _sam_answers.losses(x, torch.zeros(2), target, inside, torch.ones(2), torch.ones(2), focal_weight=20.0)
         for x in (logits, other)
     )
     assert torch.allclose(one, two)
@@ -85,7 +85,7 @@ def test_an_empty_target_is_answered_best_by_nothing():
     empty, inside = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
     args = (torch.zeros(1), empty, inside, torch.ones(1), torch.ones(1))
     nothing, little, much = (
-        float(_sam_training.losses(torch.full((1, 8, 8), level), *args, focal_weight=20.0))
+        float(_sam_answers.losses(torch.full((1, 8, 8), level), *args, focal_weight=20.0))
         for level in (-9.0, -1.0, 3.0)
     )
     assert nothing < little < much

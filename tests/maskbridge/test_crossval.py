@@ -14,9 +14,10 @@ from maskbridge.approach import Detection, Prediction
 from maskbridge.crossval import Standardise, crossval, fit_mapping, merge, predict_folds
 from maskbridge.derive import PredictionView
 from maskbridge.errors import MaskbridgeError, RunError
+from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.thresholds import fold_thresholds
-from maskbridge.training import Settings, predict_run, train_run
+from maskbridge.training import Settings, train_run
 
 shares = st.floats(0, 1)
 values = st.floats(-1e6, 1e6)

@@ -13,9 +13,10 @@ from maskbridge.approach import Detection, PredictData, Prediction
 from maskbridge.crossval import crossval
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
+from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.prompts import ORACLE, Prompt, absolute_source, find_prompts, refuse_unfit_source
-from maskbridge.training import Settings, predict_run, train_run
+from maskbridge.training import Settings, train_run
 
 SIZE_HW = (48, 64)
 

@@ -11,8 +11,9 @@ from maskbridge.approach import Detection, Prediction
 from maskbridge.convert import ConvertOptions, convert
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError, OptionError, RunError
+from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run
-from maskbridge.training import Settings, predict_run, train_run
+from maskbridge.training import Settings, train_run
 
 KEYS = {
     "approach", "options", "dataset", "fold", "seed", "versions", "device", "seconds", "peak_memory_mb",
