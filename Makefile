@@ -112,7 +112,7 @@ finetune-sam: $(READY) ## NAME=name: fine-tune SAM and predict
 prompted: $(READY) ## NAME=name: SAM trained on boxes, given the true ones and YOLO-World's, beside filled boxes and GrabCut
 	$(call TRAIN_AS,sam,sam-box,--preset box $(BOX_OPTIONS))
 	$(MB) predict runs/$(NAME)-sam-box-$(FOLD) $(DATA) --prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS) \
-		--out runs/$(NAME)-sam-box-yolo-world-$(FOLD) --overwrite --device $(DEVICE)
+		--average-views 1 --out runs/$(NAME)-sam-box-yolo-world-$(FOLD) --overwrite --device $(DEVICE)
 	$(call TRAIN_AS,box-fill,box-fill,)
 	$(call TRAIN_AS,grabcut,grabcut,)
 	$(call TRAIN_AS,box-fill,box-fill-yolo-world,--prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
