@@ -47,8 +47,9 @@ class Stepper:
         optimizer = torch.optim.AdamW(model.trained(), lr=1e-4, fused=True)
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         self.schedule = Schedule(
-            epochs=1, lr=1e-4, weight_decay=0.0, batch=1, accumulate=1, chunk=chunk, goods=0, patience=0
-        )
+            epochs=1, lr=1e-4, neck_lr=1e-4, weight_decay=0.0, focal_weight=20.0,
+            batch=1, accumulate=1, chunk=chunk, goods=0, patience=0,
+        )  # fmt: skip
 
     def take(self, step: Step) -> None:
         """One step."""

@@ -1,7 +1,7 @@
 """What a trained SAM says of images: without a prompt an anomaly map, of prompts a mask each.
 
-    predictor = Predictor(model, dataset, device)
-    predictor.map(image_id)                                  # h x w, share of defect
+    predictor = Predictor(model, dataset, device, chunk=8)
+    predictor.without_prompt(image_id)                       # anomaly map and score
     masks = predictor.masks(image_id, prompts)               # low-resolution logits and predicted IoU
 
 Masks are those of `segment_anything.SamPredictor` with the same weights and prompts.
@@ -60,7 +60,7 @@ class Predictor:
         """Hash the trunk; nothing is predicted yet."""
         self._model, self._dataset, self._device = model, dataset, device
         self._chunk, self._views = chunk, views
-        self._embeddings = Embeddings(model, device)
+        self._embeddings = Embeddings(model, device, precision="fp32")  # nothing is cached here, so nothing is rounded
         self._resize = ResizeLongestSide(model.image_size)
 
     @torch.inference_mode()
