@@ -114,7 +114,7 @@ class Config:
     accumulate: int = 1
     """Pieces that each device takes a step in: less memory, the same result."""
 
-    chunk: int = 8
+    chunk: int = 4
     """Prompts in one call of the decoder: memory against speed, the same result."""
 
     negatives: str = "1x"

@@ -89,14 +89,16 @@ def predict_run(
                     write_predictions(fresh.path, each, clock.measure(predictions))
                 seconds[each], peak_mb[each] = predicting.seconds, predicting.peak_mb
             thresholds = {str(fold): fold_thresholds(fresh, dataset)} if anew else info["thresholds"]
-            _replace_predictions(folder, fresh.path, all_of_them=anew)
+            if out is not None:
+                _link_weights(run.weights, folder / "weights")
+            info |= {"thresholds": thresholds, "seconds": seconds, "peak_memory_mb": peak_mb}
+            info["predict_ms_per_image"] = clock.ms_per_image
+            if anew:  # a kill from here on leaves predictions out, and never those of other options
+                shutil.rmtree(folder / "predictions", ignore_errors=True)
+            Run(folder, info).save()
+            _replace_predictions(folder, fresh.path)
         finally:
             shutil.rmtree(context.work, ignore_errors=True)
-        if out is not None:
-            _link_weights(run.weights, folder / "weights")
-        info |= {"thresholds": thresholds, "seconds": seconds, "peak_memory_mb": peak_mb}
-        info["predict_ms_per_image"] = clock.ms_per_image
-        Run(folder, info).save()
     if anew:
         changed = ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in options.items() if old.get(k) != v)
         say(f"{path}: from now on {changed or 'the same options'}; thresholds were fitted anew on val")
@@ -131,10 +133,8 @@ def truth_given(approach: Approach, config: Any) -> dict[str, Any]:
     return {"truth_given": None if hook is None else hook(config)}
 
 
-def _replace_predictions(folder: Path, fresh: Path, *, all_of_them: bool) -> None:
+def _replace_predictions(folder: Path, fresh: Path) -> None:
     """Move the predictions of one run folder into another."""
-    if all_of_them:
-        shutil.rmtree(folder / "predictions", ignore_errors=True)
     for part in sorted((fresh / "predictions").iterdir()):
         shutil.rmtree(folder / "predictions" / part.name, ignore_errors=True)
         (folder / "predictions").mkdir(exist_ok=True)

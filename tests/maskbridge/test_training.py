@@ -523,3 +523,17 @@ def interrupted(train, fake, path):
         return whole(data, config, weights, context)
 
     fake.train = going_on
+
+
+def test_a_kill_while_predictions_are_exchanged_leaves_none_of_other_options(train, fake, tiles, monkeypatch):
+    run = predict_run(train(), tiles, "test")
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("maskbridge.predicting._replace_predictions", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict_run(run, tiles, "test", changes={"factor": 3.0})
+    again = Run.open(run.path)
+    assert again.info["options"]["factor"] == 3.0
+    assert not again.has("test")
