@@ -135,7 +135,20 @@ def predict_folds(
 
 
 def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
-    """Merge the runs of all folds into one with predictions `crossval`."""
+    """Merge the runs of all folds into one with predictions `crossval`.
+
+    Raises:
+        RunError: When folds were predicted with different options, as an interrupted `predict` leaves them.
+    """
+    for run in runs[1:]:
+        if run.info["options"] != runs[0].info["options"]:
+            names = [k for k, v in run.info["options"].items() if runs[0].info["options"].get(k) != v]
+            raise RunError(
+                "was predicted with other options than the first fold",
+                where=run.path,
+                found=", ".join(names),
+                remedy="predict each fold with the same ones",
+            )
     mappings = [fit_mapping(run, dataset) for run in runs]
     write_predictions(
         path,

@@ -490,3 +490,10 @@ def assert_same_decisions(merged, runs, dataset):
                     for view, cut in ((part, before), (whole, after))
                 ]
                 assert kept[0] == kept[1]
+
+
+def test_folds_of_different_options_are_not_merged(merged, tiles):
+    runs = [Run.open(merged.path / f"fold{fold}") for fold in range(3)]
+    runs[1] = runs[1].save(options={**runs[1].info["options"], "factor": 7.0})
+    with pytest.raises(RunError, match=r"fold1: was predicted with other options than the first fold; found factor"):
+        merge(merged.path, runs, tiles)
