@@ -14,15 +14,10 @@ import numpy.typing as npt
 from maskbridge import geometry
 from maskbridge.approach import Detection, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import read_image
-from maskbridge.prompts import ORACLE, TRUE_BOXES, find_prompts, refuse_unfit_source
+from maskbridge.prompts import ORACLE, find_prompts, refuse_unfit_source
 
 Box = tuple[float, float, float, float]
 MaskOf = Callable[[npt.NDArray[np.uint8], Box], npt.NDArray[np.bool_]]
-
-
-def truth_given(prompts: str) -> str | None:
-    """What of the truth predictions are given."""
-    return TRUE_BOXES if prompts == ORACLE else None
 
 
 def refuse_unfit(data: TrainData, prompts: str) -> Trained:

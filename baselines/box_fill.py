@@ -18,6 +18,7 @@ import numpy.typing as npt
 from baselines import _box_masks
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.prompts import ORACLE, absolute_source
+from maskbridge.prompts import truth_given as truth_given
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("prompts", "max_prompts")
@@ -36,11 +37,6 @@ class Config:
     def __post_init__(self) -> None:
         """Keep a run by its absolute path."""
         object.__setattr__(self, "prompts", absolute_source(self.prompts))
-
-
-def truth_given(config: Config) -> str | None:
-    """What of the truth predictions are given."""
-    return _box_masks.truth_given(config.prompts)
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:

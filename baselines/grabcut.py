@@ -21,6 +21,7 @@ from baselines import _box_masks
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import OptionError
 from maskbridge.prompts import ORACLE, absolute_source
+from maskbridge.prompts import truth_given as truth_given
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("prompts", "max_prompts", "iterations", "context", "side")
@@ -56,11 +57,6 @@ class Config:
             if not least <= value < math.inf:
                 raise OptionError(f"--{name} cannot be used", found=value, expected=f"{least} or more")
         object.__setattr__(self, "prompts", absolute_source(self.prompts))
-
-
-def truth_given(config: Config) -> str | None:
-    """What of the truth predictions are given."""
-    return _box_masks.truth_given(config.prompts)
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
@@ -114,16 +110,15 @@ def cut(image: npt.NDArray[np.uint8], box_ltwh: _box_masks.Box, config: Config) 
         ),
     )
     labels[inner] = cv2.GC_PR_FGD
-    mask = np.zeros((height, width), bool)
-    mask[rows, columns] = True
+    box = np.zeros((height, width), bool)
+    box[rows, columns] = True
     if labels.all():  # nothing lies around the box
-        return mask
+        return box
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(piece, labels, (0, 0, 1, 1), *models, config.iterations, cv2.GC_INIT_WITH_MASK)
     found = (labels == cv2.GC_PR_FGD).astype(np.float32)
-    full = cv2.resize(found, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR) > 0.5
-    full_mask = np.zeros_like(mask)
-    full_mask[top:bottom, left:right] = full
-    full_mask &= mask
-    return full_mask if full_mask.any() else mask
+    mask = np.zeros_like(box)
+    mask[top:bottom, left:right] = cv2.resize(found, (right - left, bottom - top)) > 0.5
+    mask &= box
+    return mask if mask.any() else box

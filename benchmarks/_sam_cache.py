@@ -22,7 +22,7 @@ from _sam_steps import Stepper
 from finetune import sam
 from finetune._sam_checkpoints import start
 from finetune._sam_embeddings import Embeddings
-from finetune._sam_examples import Examples, Prompting
+from finetune._sam_examples import Examples
 from maskbridge.dataset import Dataset
 
 _CPU = torch.device("cpu")
@@ -79,11 +79,8 @@ class Meter:
         for image_id in self.ids:
             features[image_id] = self.embeddings.compute(self.dataset, image_id)
         encoder = (time.perf_counter() - begun) / len(self.ids)
-        how = Prompting(
-            kinds=config.train_prompts, instances=config.instances, jitter=config.jitter, views=1, augment=False, seed=0
-        )
-        examples = Examples(self.dataset, self.model, InMemory(features), how, self.ids)  # type: ignore[arg-type]
-        stepper = Stepper(self.model, examples, device=_CPU, chunk=config.chunk)
+        examples = Examples(self.dataset, self.model, InMemory(features), config, self.ids, seed=0)  # type: ignore[arg-type]
+        stepper = Stepper(self.model, examples, config, device=_CPU)
         size, epochs = config.batch, []
         for epoch in range(_DECODER_EPOCHS):
             begun = time.perf_counter()

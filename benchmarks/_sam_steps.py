@@ -1,6 +1,6 @@
 """Steps of SAM's training one at a time, and what many prompts in one of them save: `sam.py prompts`.
 
-    stepper = Stepper(model, examples, device=device)
+    stepper = Stepper(model, examples, config, device=device)
     stepper.take(examples.step([4, 7], epoch=0))
 
 A step is everything that training does: the prompts' tokens, decoder, losses, gradients, their norm, and AdamW.
@@ -22,7 +22,8 @@ from finetune._sam_examples import Step
 from finetune._sam_launch import _deterministic
 from finetune._sam_model import Model
 from finetune._sam_prompts import Item
-from finetune._sam_training import _MOST_GRADIENT, Schedule, _backward
+from finetune._sam_training import _MOST_GRADIENT, _backward
+from finetune.sam import Config
 
 CHUNKS = (1, 2, 4, 8, 16, 32)
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -34,28 +35,27 @@ class Stepper:
     Args:
         model: The model; what is to be trained is not frozen.
         examples: Makes embeddings of a step, as `finetune._sam_examples.Examples`.
+        config: The training's options.
         device: Where to train.
         dtype: fp32 or bf16.
-        chunk: Prompts in one call of the decoder.
     """
 
-    def __init__(self, model: Model, examples: Any, *, device: torch.device, dtype: str = "fp32", chunk: int) -> None:
+    def __init__(
+        self, model: Model, examples: Any, config: Config, *, device: torch.device, dtype: str = "fp32"
+    ) -> None:
         """Bring the model to the device."""
         self.fabric = Fabric(accelerator=device.type, devices=1, precision=PRECISIONS[dtype])
         self.model, self.examples = model, examples
         model.sam.to(device)
         optimizer = torch.optim.AdamW(model.trained(), lr=1e-4, fused=True)
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
-        self.schedule = Schedule(
-            epochs=1, lr=1e-4, neck_lr=1e-4, weight_decay=0.0, focal_weight=20.0,
-            batch=1, accumulate=1, chunk=chunk, goods=0, patience=0,
-        )  # fmt: skip
+        self.config = config
 
     def take(self, step: Step) -> None:
         """One step."""
         fabric, sam = self.fabric, self.model.sam
         with _deterministic(fabric):
-            _backward(fabric, self.model, self.examples, step, self.schedule)
+            _backward(fabric, self.model, self.examples, step, self.config)
             fabric.clip_gradients(sam, self.optimizer, max_norm=_MOST_GRADIENT, error_if_nonfinite=False)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -89,7 +89,8 @@ class MadeUp:
 
     def stepper(self, chunk: int) -> Stepper:
         """One that trains this decoder."""
-        return Stepper(self.model, self, device=self.bench.device, dtype=self.bench.arguments.dtype, chunk=chunk)
+        config = Config(chunk=chunk)
+        return Stepper(self.model, self, config, device=self.bench.device, dtype=self.bench.arguments.dtype)
 
     def step(self, some: slice) -> Step:
         """One that asks for some of the boxes."""

@@ -66,8 +66,8 @@ def losses(
         target: N x L x L, [0, 1].
         inside: N x L x L, [0, 1]: what is image, not padding.
         shown: Whether the mask counts, N, 0 or 1: not where a prompt points at no defect, whose mask is nobody's.
-        focal_weight: What the focal loss weighs beside the dice loss.
         judged: Whether the predicted IoU counts, N, 0 or 1: not where there is no prompt and no defect.
+        focal_weight: What the focal loss weighs beside the dice loss.
 
     Returns:
         N.

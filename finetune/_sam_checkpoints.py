@@ -63,6 +63,7 @@ def start(config: Config) -> tuple[Model, str]:
     """
     arch = resolve_arch(config)
     model = build(arch, backbone=config.backbone, image_size=config.image_size)
+    model = replace(model, box_mask=config.box_mask == "yes" or (config.box_mask == AUTO and bool(model.own_neck())))
     url, pin = CHECKPOINTS.get(arch, CHECKPOINTS["vit_b"])
     name = url.rsplit("/", 1)[-1]
     if arch in CHECKPOINTS:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -59,13 +60,17 @@ class Embeddings:
         precision: Precision = "fp16",
         autocast: torch.dtype | None = None,
     ) -> None:
-        """Hash the trunk; nothing is computed yet."""
+        """Nothing is computed yet."""
         self._model, self._device, self._autocast = model, device, autocast
         self._dtype = np.dtype(np.float16 if precision == "fp16" else np.float32)
-        key = f"{_FORMAT} {model.arch} {model.image_size} {precision} {autocast}"
-        self.folder = cache_folder() / "embeddings" / _trunk_hash(model, key)[:32]
+        self._key = f"{_FORMAT} {model.arch} {model.image_size} {precision} {autocast}"
         self._shape: tuple[int, ...] | None = None
         self._sound: set[Path] = set()
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where entries lie, by the hash of the trunk as it is when this is first asked for."""
+        return cache_folder() / "embeddings" / _trunk_hash(self._model, self._key)[:32]
 
     def features(self, dataset: Dataset, image_id: int, view: int = 0) -> npt.NDArray[np.floating[Any]]:
         """Features of one image, C x h x w, from the cache or into it. A damaged entry is computed again.

@@ -1,6 +1,6 @@
 """What goes into one step of training: images, as cached features or as pixels, and the items asked of them.
 
-    step = Examples(dataset, model, embeddings, prompts).step([4, 7], epoch=0)
+    step = Examples(dataset, model, embeddings, config, train, seed=0).step([4, 7], epoch=0)
     step.inputs([0, 1])         # features or normalised images of both
     step.items[0]               # what is asked of image 4
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from finetune._sam_embeddings import VIEWS, Embeddings, to_input, turn
 from finetune._sam_model import Model
 from finetune._sam_prompts import Item, Truth, Truths, draw, masks_of, whole
 from maskbridge.dataset import Dataset, read_image
+
+if TYPE_CHECKING:
+    from finetune.sam import Config
 
 #: Smallest part of a side that a crop keeps, and largest change of contrast and of brightness.
 _CROP, _CONTRAST, _BRIGHTNESS = 0.75, 0.2, 25.0
@@ -49,27 +53,6 @@ class Step:
         return sum(not prompted or bool(item.target.any()) for item in items)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prompting:
-    """How prompts are drawn.
-
-    Attributes:
-        kinds: Kinds of prompts that are trained.
-        instances: Defects of an image that are prompted for in one step, at most.
-        jitter: Standard deviation of a box's sides in parts of its width and height.
-        views: Fixed views of each training image.
-        augment: Whether every image is changed anew.
-        seed: Seed of everything random.
-    """
-
-    kinds: tuple[str, ...]
-    instances: int
-    jitter: float
-    views: int
-    augment: bool
-    seed: int
-
-
 class Examples:
     """Steps of a dataset's images.
 
@@ -77,7 +60,8 @@ class Examples:
         dataset: The dataset.
         model: The model.
         embeddings: The cache of trunk features; None: images go in as pixels.
-        prompting: How prompts are drawn.
+        config: How images are changed and prompts are drawn.
+        seed: Seed of everything random.
         train: Ids of the images to train on, whose defects tell how large a box may be.
     """
 
@@ -86,11 +70,14 @@ class Examples:
         dataset: Dataset,
         model: Model,
         embeddings: Embeddings | None,
-        prompting: Prompting,
+        config: Config,
         train: Sequence[int],
+        *,
+        seed: int,
     ) -> None:
         """Read the boxes; nothing else is done yet."""
-        self._dataset, self._model, self._embeddings, self._prompting = dataset, model, embeddings, prompting
+        self._dataset, self._model, self._embeddings = dataset, model, embeddings
+        self._config, self._seed = config, seed
         self._truths = Truths(dataset, model)
         sizes = [
             np.array(annotation["bbox"][2:], np.float32)
@@ -102,19 +89,19 @@ class Examples:
 
     def step(self, image_ids: Sequence[int], epoch: int) -> Step:
         """A training step; what is random in an image depends on the seed, the epoch and the image alone."""
-        rngs = [np.random.default_rng([self._prompting.seed, epoch, image_id]) for image_id in image_ids]
-        if self._prompting.augment:
+        rngs = [np.random.default_rng([self._seed, epoch, image_id]) for image_id in image_ids]
+        if self._config.augment:
             changed = [self._augmented(image_id, rng) for image_id, rng in zip(image_ids, rngs, strict=True)]
             items = [self._draw(truth, rng) for (_, truth), rng in zip(changed, rngs, strict=True)]
             return Step(tuple(image_ids), tuple(items), lambda some: self._stack([changed[i][0] for i in some]))
-        views = [int(rng.integers(self._prompting.views)) for rng in rngs]
+        views = [int(rng.integers(self._config.views)) for rng in rngs]
         pairs = list(zip(image_ids, views, strict=True))
         items = [self._draw(self._truths.of(*pair), rng) for pair, rng in zip(pairs, rngs, strict=True)]
         return Step(tuple(image_ids), tuple(items), lambda some: self._inputs([pairs[i] for i in some]))
 
     def validation(self, image_ids: Sequence[int]) -> Step:
         """Images as they are: asked without a prompt and with the box of every defect, as far as that is trained."""
-        prompted = [kind for kind in self._prompting.kinds if kind != "none"]
+        prompted = [kind for kind in self._config.trained_prompts if kind != "none"]
         items = []
         for image_id in image_ids:
             truth = self._truths.of(image_id)
@@ -122,7 +109,7 @@ class Examples:
                 Item("box", box.reshape(2, 2), mask, truth.inside)
                 for box, mask in zip(truth.boxes, truth.masks, strict=True)
             ]
-            items.append([whole(truth)] * ("none" in self._prompting.kinds) + boxes * bool(prompted))
+            items.append([whole(truth)] * ("none" in self._config.trained_prompts) + boxes * bool(prompted))
         pairs = [(image_id, 0) for image_id in image_ids]
         return Step(tuple(image_ids), tuple(items), lambda some: self._inputs([pairs[i] for i in some]))
 
@@ -136,8 +123,10 @@ class Examples:
         return self._model.encode(x)
 
     def _draw(self, truth: Truth, rng: np.random.Generator) -> list[Item]:
-        how = self._prompting
-        return draw(truth, kinds=how.kinds, instances=how.instances, jitter=how.jitter, sizes=self._sizes, rng=rng)
+        how = self._config
+        return draw(
+            truth, kinds=how.trained_prompts, instances=how.instances, jitter=how.jitter, sizes=self._sizes, rng=rng
+        )
 
     def _inputs(self, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
         if self._embeddings is not None:

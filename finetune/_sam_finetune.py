@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,14 @@ from lightning_fabric import Fabric
 
 from finetune._sam_checkpoints import save_run, start
 from finetune._sam_embeddings import Embeddings
-from finetune._sam_examples import Examples, Prompting
+from finetune._sam_examples import Examples
 from finetune._sam_lora import adapter_state, add_adapters, merge_adapters
 from finetune._sam_model import Model
-from finetune._sam_training import Schedule, fit
+from finetune._sam_training import fit
 from maskbridge.approach import Context, TrainData, Trained
 from maskbridge.files import write_bytes
 from maskbridge.negatives import negative_count
 from maskbridge.progress import say
-from maskbridge.weights import AUTO
 
 if TYPE_CHECKING:
     from finetune.sam import Config
@@ -35,21 +33,9 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
     table = data.dataset.annotations_by_image
     defective = [image_id for image_id in data.train if table[image_id]]
     good = [image_id for image_id in data.train if not table[image_id]]
-    schedule = Schedule(
-        epochs=config.epochs,
-        lr=config.lr,
-        neck_lr=config.neck_lr,
-        weight_decay=config.weight_decay,
-        focal_weight=config.focal_weight,
-        batch=config.batch,
-        accumulate=config.accumulate,
-        chunk=config.chunk,
-        goods=negative_count(config.negatives, good=len(good), defective=len(defective)),
-        patience=config.patience,
-    )
+    goods = negative_count(config.negatives, good=len(good), defective=len(defective))
     torch.manual_seed(context.seed)
     model, weights_from = start(config)
-    model = replace(model, box_mask=config.box_mask == "yes" or (config.box_mask == AUTO and bool(model.own_neck())))
     parameters = sum(parameter.numel() for parameter in model.sam.parameters())
     model.train_only("full" if config.train == "full" else "decoder")
     if config.train == "lora":
@@ -64,22 +50,15 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
             embeddings.features(data.dataset, image_id, view)
         fabric.barrier()
     embedding_seconds = time.perf_counter() - started
-    prompting = Prompting(
-        kinds=config.trained_prompts,
-        instances=config.instances,
-        jitter=config.jitter,
-        views=config.views,
-        augment=config.augment,
-        seed=context.seed,
-    )
     facts = fit(
         fabric,
         model,
-        Examples(data.dataset, model, embeddings, prompting, data.train),
+        Examples(data.dataset, model, embeddings, config, data.train, seed=context.seed),
         good=good,
         defective=defective,
         val=data.val if any(table[image_id] for image_id in data.val) else (),
-        schedule=schedule,
+        goods=goods,
+        config=config,
         context=context,
     )
     trained = sum(parameter.numel() for parameter in model.trained())
@@ -96,7 +75,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
             "arch": model.arch,
             "trained_parameters": trained,
             "embedding_seconds": round(embedding_seconds, 2),
-            "good_images_per_epoch": schedule.goods,
+            "good_images_per_epoch": goods,
             **facts,
         },
     )
@@ -110,7 +89,9 @@ def _embeddings(fabric: Fabric, model: Model, config: Config) -> Embeddings | No
         say("--augment shows every image anew: the encoder runs for each of them, nothing is cached")
     if config.augment or config.cache == "off":
         return None
-    autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(fabric._precision.precision))
+    kind = fabric.device.type
+    with fabric.autocast():
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     return Embeddings(model, fabric.device, precision=config.cache, autocast=autocast)
 
 

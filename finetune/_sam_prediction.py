@@ -57,7 +57,7 @@ class Predictor:
     """
 
     def __init__(self, model: Model, dataset: Dataset, device: torch.device, *, chunk: int, views: int = 1) -> None:
-        """Hash the trunk; nothing is predicted yet."""
+        """Nothing is predicted yet."""
         self._model, self._dataset, self._device = model, dataset, device
         self._chunk, self._views = chunk, views
         self._embeddings = Embeddings(model, device, precision="fp32")  # nothing is cached here, so nothing is rounded

@@ -25,8 +25,6 @@ from finetune._sam_model import Model
 from maskbridge import geometry
 from maskbridge.dataset import Dataset
 
-KINDS = ("none", "box", "point", "mask")
-
 #: Points drawn for one prompt at most.
 MOST_POINTS = 3
 #: Largest standard deviation of a box's sides, in parts of the input's side: SAM's 20 pixels of 1024.
@@ -35,8 +33,8 @@ MOST_JITTER = 20 / 1024
 BOX_LOGIT = 10.0
 #: Tries to place a box where there is no defect.
 _TRIES = 10
-#: Labels of SAM's points: inside, and the two corners of a box.
-_INSIDE, _CORNERS = 1, (2, 3)
+#: Label of SAM's points that lie inside.
+_INSIDE = 1
 
 Floats = npt.NDArray[np.float32]
 
@@ -70,7 +68,7 @@ class Item:
     """One question to the mask decoder, and the right answer.
 
     Attributes:
-        kind: One of `KINDS`.
+        kind: One of `finetune.sam.PROMPT_KINDS`.
         points: Points or the two corners of a box, T x 2, x and y in the input frame; none for `none`.
         target: L x L, float16, [0, 1].
         inside: L x L, float16, [0, 1].

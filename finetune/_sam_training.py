@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import write_bytes
 
+if TYPE_CHECKING:
+    from finetune.sam import Config
+
 #: The state for `resume` is written after a step if this long has passed since the last time, and so many times what
 #: writing it took.
 SAVE_SECONDS, SAVE_SHARE = 20.0, 20
@@ -38,35 +41,6 @@ SAVE_SECONDS, SAVE_SHARE = 20.0, 20
 _WARM_UP = 0.1
 #: Largest norm of all gradients together.
 _MOST_GRADIENT = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How to train.
-
-    Attributes:
-        epochs: Passes over the defective images.
-        lr: Learning rate of AdamW at its height.
-        neck_lr: The same of a neck that started at random.
-        weight_decay: Its weight decay.
-        focal_weight: What the focal loss weighs beside the dice loss.
-        batch: Images in one step, over all processes.
-        accumulate: Pieces that a process takes a step in.
-        chunk: Prompts in one call of the decoder.
-        goods: Good images in an epoch.
-        patience: Epochs without a better validation score after which training stops.
-    """
-
-    epochs: int
-    lr: float
-    neck_lr: float
-    weight_decay: float
-    focal_weight: float
-    batch: int
-    accumulate: int
-    chunk: int
-    goods: int
-    patience: int
 
 
 @dataclass
@@ -90,12 +64,13 @@ def fit(
     good: Sequence[int],
     defective: Sequence[int],
     val: Sequence[int],
-    schedule: Schedule,
+    goods: int,
+    config: Config,
     context: Context,
 ) -> dict[str, Any]:
     """Train in place what is not frozen, and keep the best epoch by `val`, or the last one where that is empty.
 
-    Each epoch shows every defective image once, and `schedule.goods` good ones drawn anew. Everything random of a step
+    Each epoch shows every defective image once, and `goods` good ones drawn anew. Everything random of a step
     depends on the seed, the epoch and the image alone, so that a continued training equals an uninterrupted one.
 
     Returns:
@@ -105,7 +80,7 @@ def fit(
         MaskbridgeError: When the loss is no longer finite.
     """
     parameters = model.trained()
-    optimizer = torch.optim.AdamW(_groups(model, schedule), weight_decay=schedule.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=config.weight_decay, fused=True)
     stepper = cast(Any, fabric.setup_optimizers(optimizer))
     state_path = context.work / "sam-last.pt"
     progress = Progress()
@@ -114,17 +89,17 @@ def fit(
         if content is not None:
             progress = _restore(content, parameters, optimizer)
     due = time.monotonic() + SAVE_SECONDS
-    steps_per_epoch = math.ceil((len(defective) + schedule.goods) / schedule.batch)
-    epochs = range(progress.epoch, schedule.epochs)
+    steps_per_epoch = math.ceil((len(defective) + goods) / config.batch)
+    epochs = range(progress.epoch, config.epochs)
     for epoch in context.track(epochs, "training") if fabric.is_global_zero else epochs:
-        if epoch - progress.best_epoch > schedule.patience and val:
+        if epoch - progress.best_epoch > config.patience and val:
             break
-        order = _order(good, defective, schedule, np.random.default_rng([context.seed, epoch]))
+        order = _order(good, defective, goods, np.random.default_rng([context.seed, epoch]))
         for index in range(progress.step, steps_per_epoch):
             for group in optimizer.param_groups:
-                group["lr"] = group["most"] * _rate((epoch + index / steps_per_epoch) / schedule.epochs)
-            step = examples.step(order[index * schedule.batch : (index + 1) * schedule.batch], epoch)
-            value = _backward(fabric, model, examples, step, schedule)
+                group["lr"] = group["most"] * _rate((epoch + index / steps_per_epoch) / config.epochs)
+            step = examples.step(order[index * config.batch : (index + 1) * config.batch], epoch)
+            value = _backward(fabric, model, examples, step, config)
             if not math.isfinite(value):
                 raise MaskbridgeError("training diverged", found=f"a loss of {value}", remedy="lower --lr")
             fabric.clip_gradients(model.sam, stepper, max_norm=_MOST_GRADIENT, error_if_nonfinite=False)
@@ -136,7 +111,7 @@ def fit(
                 began = time.monotonic()
                 _save(state_path, progress, parameters, optimizer)
                 due = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - began))
-        score = validation_score(fabric, model, examples, val, schedule) if val else float(epoch)
+        score = validation_score(fabric, model, examples, val, config) if val else float(epoch)
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, epoch
             progress.best = [parameter.detach().clone() for parameter in parameters]
@@ -149,7 +124,7 @@ def fit(
 
 
 def validation_score(
-    fabric: Fabric, model: Model, examples: Examples, image_ids: Sequence[int], schedule: Schedule
+    fabric: Fabric, model: Model, examples: Examples, image_ids: Sequence[int], config: Config
 ) -> float:
     """Dice of what is trained: without prompts soft and over all pixels together, given true boxes the mean.
 
@@ -159,11 +134,11 @@ def validation_score(
     mine = image_ids[fabric.global_rank :: fabric.world_size]
     sums = torch.zeros(4, dtype=torch.float64)  # twice the overlap and the area without prompts; dice and number with
     with torch.inference_mode():
-        for start in range(0, len(mine), schedule.batch):
-            step = examples.validation(mine[start : start + schedule.batch])
+        for start in range(0, len(mine), config.batch):
+            step = examples.validation(mine[start : start + config.batch])
             with fabric.autocast():
                 embeddings = examples.embed(step, range(len(step.images)), fabric.device)
-                for items, places in calls(step, range(len(step.images)), schedule.chunk):
+                for items, places in calls(step, range(len(step.images)), config.chunk):
                     logits, _ = answer(model, embeddings, items, places)
                     target, inside, *_ = tensors(items, fabric.device)
                     p = torch.sigmoid(logits) * inside
@@ -179,20 +154,20 @@ def validation_score(
     return float(np.mean([float(total[i] / total[i + 1]) for i in (0, 2) if total[i + 1] > 0]))
 
 
-def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, schedule: Schedule) -> float:
+def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, config: Config) -> float:
     """Gradients of one step, in this process's parameters the sum over all processes; returns the loss."""
     counts = {prompted: max(step.count(prompted=prompted), 1) for prompted in (False, True)}
     mine = range(fabric.global_rank, len(step.images), fabric.world_size)
     total = torch.zeros((), dtype=torch.float64)
-    for piece in _pieces(mine, schedule.accumulate):
+    for piece in _pieces(mine, config.accumulate):
         with fabric.autocast():
             embeddings = examples.embed(step, piece, fabric.device)
         learned = embeddings.requires_grad
         leaf = embeddings.detach().requires_grad_(learned)
-        for items, places in calls(step, piece, schedule.chunk):
+        for items, places in calls(step, piece, config.chunk):
             with fabric.autocast():
                 logits, quality = answer(model, leaf, items, places)
-            each = losses(logits, quality, *tensors(items, fabric.device), focal_weight=schedule.focal_weight)
+            each = losses(logits, quality, *tensors(items, fabric.device), focal_weight=config.focal_weight)
             value = each.sum() / counts[items[0].kind != "none"]
             fabric.backward(value)
             total += float(value.detach())
@@ -227,10 +202,10 @@ def _summed(fabric: Fabric, value: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _groups(model: Model, schedule: Schedule) -> list[dict[str, Any]]:
+def _groups(model: Model, config: Config) -> list[dict[str, Any]]:
     """Parameters by their highest learning rate."""
     neck = {id(parameter) for parameter in model.own_neck()}
-    rates = {True: schedule.neck_lr, False: schedule.lr}
+    rates = {True: config.neck_lr, False: config.lr}
     groups = [
         {"params": [p for p in model.trained() if (id(p) in neck) == own], "lr": rate, "most": rate}
         for own, rate in rates.items()
@@ -238,8 +213,8 @@ def _groups(model: Model, schedule: Schedule) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _order(good: Sequence[int], defective: Sequence[int], schedule: Schedule, rng: np.random.Generator) -> list[int]:
-    drawn = rng.choice(np.array(good, dtype=int), size=schedule.goods, replace=False)
+def _order(good: Sequence[int], defective: Sequence[int], goods: int, rng: np.random.Generator) -> list[int]:
+    drawn = rng.choice(np.array(good, dtype=int), size=goods, replace=False)
     order = np.concatenate([np.array(defective, dtype=int), drawn])
     rng.shuffle(order)
     return [int(image_id) for image_id in order]

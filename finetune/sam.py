@@ -21,13 +21,16 @@ from typing import Literal
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.negatives import negative_count
-from maskbridge.prompts import ORACLE, TRUE_BOXES, absolute_source, find_prompts, refuse_unfit_source
+from maskbridge.prompts import ORACLE, absolute_source, find_prompts, refuse_unfit_source
+from maskbridge.prompts import truth_given as truth_given
 from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("prompts", "max_prompts", "grid", "average_views", "chunk")
 MODEL_FORMATS = {"segment-anything": "pth", "onnx": "onnx"}
 
+#: Kinds of prompts that can be trained.
+PROMPT_KINDS = ("none", "box", "point", "mask")
 #: Words of `--prompts` that need no other run; anything else is one.
 _GRID = "grid"
 
@@ -164,11 +167,6 @@ class Config:
         return self.train_prompts
 
 
-def truth_given(config: Config) -> str | None:
-    """What of the truth predictions are given."""
-    return TRUE_BOXES if config.prompts == ORACLE else None
-
-
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
     """Train, and keep the best epoch by the validation images.
 
@@ -257,6 +255,6 @@ def _check(config: Config) -> None:
     if config.augment and config.views > 1:
         found = f"--views {config.views}"
         raise OptionError("--augment makes a new view each time", found=found, expected="one of the two")
-    kinds, found = ("none", "box", "point", "mask"), ", ".join(config.train_prompts)
-    if config.train_prompts != (AUTO,) and not (set(config.train_prompts) <= set(kinds) and found):
-        raise OptionError("--train-prompts is not known", found=found, expected=", ".join(kinds))
+    found = ", ".join(config.train_prompts)
+    if config.train_prompts != (AUTO,) and not (set(config.train_prompts) <= set(PROMPT_KINDS) and found):
+        raise OptionError("--train-prompts is not known", found=found, expected=", ".join(PROMPT_KINDS))

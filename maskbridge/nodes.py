@@ -16,6 +16,7 @@ from maskbridge.approach import Approach, Context, TrainData
 from maskbridge.dataset import Dataset, FoldName
 from maskbridge.errors import OptionError
 from maskbridge.progress import say
+from maskbridge.training import Settings
 
 
 def is_another(config: Any) -> bool:
@@ -31,7 +32,7 @@ def is_another(config: Any) -> bool:
     return nodes > 1 and int(text) > 0
 
 
-def learn_along(name: str, dataset: Dataset, config: Any, folds: Sequence[FoldName], **how: Any) -> None:
+def learn_along(name: str, dataset: Dataset, config: Any, folds: Sequence[FoldName], settings: Settings) -> None:
     """Take part in the training of some folds, one after the other.
 
     Args:
@@ -39,7 +40,7 @@ def learn_along(name: str, dataset: Dataset, config: Any, folds: Sequence[FoldNa
         dataset: The dataset.
         config: The approach's `Config`.
         folds: The folds.
-        how: `device`, `seed` and `resume` of `Context`.
+        settings: Device, seed, and whether to resume.
     """
     approach: Approach = plugins.load("approach", name)
     for fold in folds:
@@ -49,5 +50,6 @@ def learn_along(name: str, dataset: Dataset, config: Any, folds: Sequence[FoldNa
             work, weights = Path(folder) / "work", Path(folder) / "weights"
             work.mkdir()
             weights.mkdir()
-            approach.train(data, config, weights, Context(work=work, **how))
+            context = Context(device=settings.device, seed=settings.seed, work=work, resume=settings.resume)
+            approach.train(data, config, weights, context)
         say(f"fold {fold}: learned along; the first machine keeps the run")

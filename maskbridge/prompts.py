@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +117,11 @@ def find_prompts(source: str, data: PredictData, most: int = MOST_DETECTIONS, *,
         return [Prompt(point_xy=_peak(full, r), score=_share(r["score"], least)) for r in by_image[image_id]]
 
     return peaks
+
+
+def truth_given(config: Any) -> str | None:
+    """What of the truth predictions are given with the option `prompts`; approaches that have it name this hook."""
+    return TRUE_BOXES if config.prompts == ORACLE else None
 
 
 def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName, *, boxes_alone: bool = False) -> None:

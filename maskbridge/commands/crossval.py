@@ -20,8 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     dataset, config, settings = training_of(arguments)
     if nodes.is_another(config):
-        how = {"device": settings.device, "seed": settings.seed, "resume": settings.resume}
-        nodes.learn_along(arguments.approach, dataset, config, range(dataset.fold_count), **how)
+        nodes.learn_along(arguments.approach, dataset, config, range(dataset.fold_count), settings)
         return 0
     print(crossval(arguments.approach, dataset, arguments.run_path, config, settings).path)
     return 0

@@ -20,8 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     dataset, config, settings = training_of(arguments)
     if nodes.is_another(config):
-        how = {"device": settings.device, "seed": settings.seed, "resume": settings.resume}
-        nodes.learn_along(arguments.approach, dataset, config, [settings.fold], **how)
+        nodes.learn_along(arguments.approach, dataset, config, [settings.fold], settings)
         return 0
     print(train_run(arguments.approach, dataset, arguments.run_path, config, settings).path)
     return 0

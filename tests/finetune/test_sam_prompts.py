@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from finetune import _sam_embeddings, _sam_model
-from finetune._sam_prompts import KINDS, Truths, box_logits, draw, encode
+from finetune._sam_prompts import Truths, box_logits, draw, encode
+from finetune.sam import PROMPT_KINDS as KINDS
 
 SIZES = np.array([[12.0, 9.0]], np.float32)
 
