@@ -230,7 +230,13 @@ def save_run(model: Model, backbone: str, weights: Path) -> None:
     buffer = io.BytesIO()
     torch.save({name: tensor.cpu() for name, tensor in model.sam.state_dict().items()}, buffer)
     write_bytes(weights / "sam.pt", buffer.getvalue())
-    card = {"arch": model.arch, "backbone": backbone, "image_size": model.image_size, "box_mask": model.box_mask}
+    card = {
+        "arch": model.arch,
+        "backbone": backbone,
+        "image_size": model.image_size,
+        "box_mask": model.box_mask,
+        "trained_prompts": model.trained_prompts,
+    }
     write_json(weights / "sam.json", card)
 
 
@@ -247,4 +253,5 @@ def open_run(weights: Path) -> Model:
         where = weights / "sam.json"
         raise WeightsError("does not say how to build the model", where=where, found=repr(error)) from error
     load_sam(model, weights / "sam.pt")
-    return replace(model, box_mask=card.get("box_mask") is True)
+    kinds = tuple(str(kind) for kind in card.get("trained_prompts") or ())
+    return replace(model, box_mask=card.get("box_mask") is True, trained_prompts=kinds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
         if config.train == "lora":
             _write_adapters(model, weights / "lora.pt")
         merge_adapters(model.sam)
-        save_run(model, config.backbone, weights)
+        save_run(replace(model, trained_prompts=config.trained_prompts), config.backbone, weights)
     fabric.barrier()
     return Trained(
         parameters=parameters,

@@ -55,11 +55,13 @@ class Model:
         arch: Name of the architecture.
         sam: The model.
         box_mask: Whether it is told a box as a low-resolution mask too.
+        trained_prompts: Kinds of prompts that it was trained on here; none for one that was not trained.
     """
 
     arch: str
     sam: Sam
     box_mask: bool = False
+    trained_prompts: tuple[str, ...] = ()
 
     @property
     def image_size(self) -> int:

@@ -112,6 +112,8 @@ def fit(
                 _save(state_path, progress, parameters, optimizer)
                 due = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - began))
         score = validation_score(fabric, model, examples, val, config) if val else float(epoch)
+        if not math.isfinite(score) or not all(bool(parameter.isfinite().all()) for parameter in parameters):
+            raise MaskbridgeError("training diverged", found=f"epoch {epoch + 1}", remedy="lower --lr")
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, epoch
             progress.best = [parameter.detach().clone() for parameter in parameters]
@@ -129,7 +131,7 @@ def validation_score(
     """Dice of what is trained: without prompts soft and over all pixels together, given true boxes the mean.
 
     Returns:
-        The mean of the two where both are trained.
+        The mean of the two where both are trained; NaN where answers are no numbers.
     """
     mine = image_ids[fabric.global_rank :: fabric.world_size]
     sums = torch.zeros(4, dtype=torch.float64)  # twice the overlap and the area without prompts; dice and number with
@@ -151,7 +153,7 @@ def validation_score(
                         sums[2] += float((2 * (found * true).sum((1, 2)) / area).sum())
                         sums[3] += len(items)
     total = _summed(fabric, sums).cpu()
-    return float(np.mean([float(total[i] / total[i + 1]) for i in (0, 2) if total[i + 1] > 0]))
+    return float(np.mean([float(total[i] / total[i + 1]) for i in (0, 2) if total[i + 1] != 0]))
 
 
 def _backward(fabric: Fabric, model: Model, examples: Examples, step: Step, config: Config) -> float:

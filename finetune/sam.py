@@ -21,6 +21,7 @@ from typing import Literal
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.negatives import negative_count
+from maskbridge.progress import say
 from maskbridge.prompts import ORACLE, absolute_source, find_prompts, refuse_unfit_source
 from maskbridge.prompts import truth_given as truth_given
 from maskbridge.weights import AUTO, NONE
@@ -162,9 +163,12 @@ class Config:
     @property
     def trained_prompts(self) -> tuple[str, ...]:
         """Kinds of prompts that are trained."""
-        if self.train_prompts == (AUTO,):
-            return ({NONE: "none", _GRID: "point"}.get(self.prompts, "box"),)
-        return self.train_prompts
+        return (self.asked,) if self.train_prompts == (AUTO,) else self.train_prompts
+
+    @property
+    def asked(self) -> str:
+        """Kind of prompt that is mostly asked with in prediction."""
+        return {NONE: "none", _GRID: "point"}.get(self.prompts, "box")
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
@@ -212,6 +216,8 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     device = device_of(context.device)
     model = open_run(weights)
     model.sam.to(device)
+    if model.trained_prompts and config.asked not in model.trained_prompts:
+        say(f"asked by {config.asked}, which this SAM was not trained for: {', '.join(model.trained_prompts)}")
     predictor = Predictor(model, data.dataset, device, chunk=config.chunk, views=config.average_views)
     for image_id in data.image_ids:
         if config.prompts == NONE:

@@ -62,6 +62,8 @@ def predict_run(
     approach: Approach = plugins.load("approach", run.info["approach"])
     config = from_stored(approach.Config, {**run.info["options"], **(changes or {})}, run.path / "run.json")
     old, options = run.info["options"], as_read_back(config)
+    if getattr(config, "prompts", None) in (str(run.path), str(run.path.parent), os.path.abspath(out or run.path)):
+        raise RunError("cannot prompt itself", where=run.path, remedy="name another run")
     split = dataset.split(fold)
     if not split.part(part):
         raise RunError(f"fold {fold} has no part {part}", where=run.path)

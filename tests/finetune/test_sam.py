@@ -306,7 +306,13 @@ def test_a_checkpoint_gives_the_trained_predictions(dataset, tmp_path, lab):
     first, second = (lab.predict(dataset, tmp_path, config) for _ in range(2))
     state = torch.load(tmp_path / "weights" / "sam.pt", weights_only=True)
     card = json.loads((tmp_path / "weights" / "sam.json").read_text())
-    assert card == {"arch": "tiny", "backbone": "mobilenet_v2", "image_size": 64, "box_mask": True}
+    assert card == {
+        "arch": "tiny",
+        "backbone": "mobilenet_v2",
+        "image_size": 64,
+        "box_mask": True,
+        "trained_prompts": ["none"],
+    }
     model = tiny()
     assert state.keys() == model.sam.state_dict().keys()
     assert told.parameters == sum(p.numel() for p in model.sam.parameters())

@@ -217,6 +217,13 @@ def test_a_run_of_another_fold_is_refused_before_training(dataset, detector, tmp
     assert not (tmp_path / "late" / "weights").exists()
 
 
+def test_a_kind_of_prompt_that_was_not_trained_is_said(run, lab, capsys):
+    predict(lab, run, prompts="oracle")
+    assert "asked by box, which this SAM was not trained for: none" in capsys.readouterr().err
+    predict(lab, run, prompts="none")
+    assert "not trained for" not in capsys.readouterr().err
+
+
 def test_a_grid_gives_each_place_once(run, lab):
     for prediction in predict(lab, run, prompts="grid", grid=5).values():
         boxes = [d.box_ltwh for d in prediction.detections]

@@ -149,6 +149,20 @@ def test_killed_at_any_step_a_training_goes_on_to_the_same_weights(dataset, tmp_
     assert lab.same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.parametrize("val", [(), VAL])
+def test_a_training_that_diverges_in_its_last_step_is_told(dataset, tmp_path, lab, monkeypatch, val):
+    clip = _sam_training.Fabric.clip_gradients
+
+    def spoilt(fabric, module, *args, **options):
+        clip(fabric, module, *args, **options)
+        module.mask_decoder.iou_token.weight.grad.fill_(float("nan"))
+
+    monkeypatch.setattr(_sam_training.Fabric, "clip_gradients", spoilt)
+    with pytest.raises(MaskbridgeError, match="training diverged; found epoch 1"):
+        lab.train(dataset, tmp_path, val=val, epochs=1, batch=16)
+    assert not (tmp_path / "weights" / "sam.pt").exists()
+
+
 # ---------------------------------------------------------------- what is trained
 
 

@@ -369,3 +369,16 @@ def test_the_boxes_of_the_truth_hold_their_defects(tiles, asked):
             find_prompts(ORACLE, asked())(image_id), tiles.annotations_by_image[image_id], strict=True
         ):
             assert geometry.box(annotation["segmentation"]) == prompt.box_ltwh
+
+
+@pytest.mark.parametrize("where", ["in place", "out"])
+def test_a_run_cannot_prompt_itself(prompting, asked, tmp_path, where):
+    from maskbridge.predicting import predict_run
+
+    run = prompting(boxed())
+    run = run.save(approach="box-fill", options={"prompts": "oracle", "max_prompts": 100})
+    out = None if where == "in place" else tmp_path / "second"
+    source = run.path if out is None else out
+    with pytest.raises(RunError, match="cannot prompt itself"):
+        predict_run(run, run.dataset(), "test", changes={"prompts": str(source)}, out=out)
+    assert run.has("test")
