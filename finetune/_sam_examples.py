@@ -20,7 +20,7 @@ import torch
 
 from finetune._sam_embeddings import VIEWS, Embeddings, to_input, turn
 from finetune._sam_model import Model
-from finetune._sam_prompts import Item, Truth, Truths, draw, masks_of, whole
+from finetune._sam_prompts import Item, Truth, Truths, boxed, draw, masks_of, pointed, whole
 from maskbridge.dataset import Dataset, read_image
 
 if TYPE_CHECKING:
@@ -100,16 +100,13 @@ class Examples:
         return Step(tuple(image_ids), tuple(items), lambda some: self._inputs([pairs[i] for i in some]))
 
     def validation(self, image_ids: Sequence[int]) -> Step:
-        """Images as they are: asked without a prompt and with the box of every defect, as far as that is trained."""
+        """Images as they are, asked as trained: without a prompt, by the boxes of all defects or a point in each."""
         prompted = [kind for kind in self._config.trained_prompts if kind != "none"]
         items = []
         for image_id in image_ids:
             truth = self._truths.of(image_id)
-            boxes = [
-                Item("box", box.reshape(2, 2), mask, truth.inside)
-                for box, mask in zip(truth.boxes, truth.masks, strict=True)
-            ]
-            items.append([whole(truth)] * ("none" in self._config.trained_prompts) + boxes * bool(prompted))
+            each = (pointed if prompted == ["point"] else boxed)(truth) if prompted else []
+            items.append([whole(truth)] * ("none" in self._config.trained_prompts) + each)
         pairs = [(image_id, 0) for image_id in image_ids]
         return Step(tuple(image_ids), tuple(items), lambda some: self._inputs([pairs[i] for i in some]))
 

@@ -157,8 +157,7 @@ def draw(
         if kind == "point":
             points = _points(truth.masks[index] > 0.5, rng.integers(1, MOST_POINTS + 1), truth.cell, rng)
             if points is None:  # a defect too small to cover half a cell
-                points = _points(truth.masks[index] >= truth.masks[index].max(), 1, truth.cell, rng)
-            assert points is not None, "every mask has a cell that is its largest"
+                points = _inside(truth.masks[index], truth.cell, rng)
         else:
             points = _jittered(truth.boxes[index], jitter, MOST_JITTER * truth.side, _extent(truth), rng)
         items.append(Item(kind, points, truth.masks[index], truth.inside))
@@ -170,6 +169,18 @@ def draw(
 def whole(truth: Truth) -> Item:
     """The question without a prompt: where all defects are."""
     return Item("none", np.zeros((0, 2), np.float32), truth.union, truth.inside)
+
+
+def boxed(truth: Truth) -> list[Item]:
+    """Every defect asked for by its own box."""
+    pairs = zip(truth.boxes, truth.masks, strict=True)
+    return [Item("box", box.reshape(2, 2), mask, truth.inside) for box, mask in pairs]
+
+
+def pointed(truth: Truth) -> list[Item]:
+    """Every defect asked for by one point in a cell that it covers most, always the same one."""
+    points = [_inside(mask, truth.cell, np.random.default_rng(0)) for mask in truth.masks]
+    return [Item("point", xy, mask, truth.inside) for xy, mask in zip(points, truth.masks, strict=True)]
 
 
 def encode(sam: Sam, items: Sequence[Item]) -> torch.Tensor:
@@ -255,6 +266,13 @@ def _points(where: npt.NDArray[np.bool_], count: Any, cell: int, rng: np.random.
     chosen = rng.integers(len(rows), size=int(count))
     cells = np.stack([columns[chosen], rows[chosen]], axis=1)
     return ((cells + rng.random(cells.shape)) * cell).astype(np.float32)
+
+
+def _inside(mask: npt.NDArray[np.float16], cell: int, rng: np.random.Generator) -> Floats:
+    """A point in a cell that a defect covers most, 1 x 2."""
+    points = _points(mask >= mask.max(), 1, cell, rng)
+    assert points is not None, "every mask has a cell that is its largest"
+    return points
 
 
 def _nowhere(truth: Truth, kind: str, sizes: Floats, rng: np.random.Generator) -> Item | None:

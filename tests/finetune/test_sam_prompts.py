@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import _sam_embeddings, _sam_model
+from finetune import _sam_embeddings, _sam_model, sam
+from finetune._sam_examples import Examples
 from finetune._sam_prompts import Truths, box_logits, draw, encode
 from finetune.sam import PROMPT_KINDS as KINDS
 
@@ -86,6 +87,20 @@ def test_an_answer_to_a_view_is_turned_back(view, size_hw):
     padded[0, : turned.shape[0], : turned.shape[1]] = torch.from_numpy(turned)
     back = _sam_embeddings.turn_back(padded, size_hw, view, 64)[0, :height, :width]
     assert np.allclose(back, answer, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "asked"),
+    [(("none",), ["none"]), (("point",), ["point"]), (("mask",), ["box"]), (("none", "box", "point"), ["none", "box"])],
+)
+def test_validation_asks_as_training_did(dataset, model, kinds, asked):
+    config = sam.Config(train_prompts=kinds)
+    examples = Examples(dataset, model, None, config, [8, 9], seed=0)
+    (items,) = examples.validation([8]).items
+    assert [item.kind for item in items] == asked
+    for item in items:
+        x, y = (item.points.mean(0) if len(item.points) else np.array([0, 0])) / 2
+        assert item.kind == "none" or item.target[int(y), int(x)] == item.target.max()
 
 
 # ---------------------------------------------------------------- what is asked
