@@ -101,7 +101,7 @@ def prompts(bench: Bench) -> None:
     """Boxes of one image in one step against one box a step; then a step against `chunk`."""
     count = bench.arguments.count
     made = MadeUp(bench, max(count, *CHUNKS))
-    stepper = made.stepper(count)
+    stepper = made.stepper(Config().chunk)
     whole, single = made.step(slice(count)), [made.step(slice(i, i + 1)) for i in range(count)]
 
     def one_by_one() -> None:

@@ -167,7 +167,7 @@ class Config:
 
     @property
     def asked(self) -> str:
-        """Kind of prompt that is mostly asked with in prediction."""
+        """Kind of prompt that is asked with in prediction; of a run boxes, where it has any."""
         return {NONE: "none", _GRID: "point"}.get(self.prompts, "box")
 
 
@@ -217,7 +217,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     model = open_run(weights)
     model.sam.to(device)
     if model.trained_prompts and config.asked not in model.trained_prompts:
-        say(f"asked by {config.asked}, which this SAM was not trained for: {', '.join(model.trained_prompts)}")
+        say(f"--prompts {config.prompts}: this SAM was trained for {', '.join(model.trained_prompts)} alone")
     predictor = Predictor(model, data.dataset, device, chunk=config.chunk, views=config.average_views)
     for image_id in data.image_ids:
         if config.prompts == NONE:

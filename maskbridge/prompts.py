@@ -144,7 +144,7 @@ def _run_of_fold(source: str, dataset: Dataset, fold: FoldName, part: str) -> tu
     """The run that has not seen the images of a part, and the name it has for that part."""
     path = Path(source)
     if not path.is_dir():
-        raise RunError("is no run to prompt with", where=source, expected="a run folder")
+        raise RunError("is no run to prompt with", where=source, expected=f"a run folder, or {ORACLE}")
     run = Run.open(path)
     if run.info["fold"] == "all":
         run = Run.open(run.path / f"fold{fold}")

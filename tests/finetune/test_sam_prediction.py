@@ -219,9 +219,9 @@ def test_a_run_of_another_fold_is_refused_before_training(dataset, detector, tmp
 
 def test_a_kind_of_prompt_that_was_not_trained_is_said(run, lab, capsys):
     predict(lab, run, prompts="oracle")
-    assert "asked by box, which this SAM was not trained for: none" in capsys.readouterr().err
+    assert "--prompts oracle: this SAM was trained for none alone" in capsys.readouterr().err
     predict(lab, run, prompts="none")
-    assert "not trained for" not in capsys.readouterr().err
+    assert "trained for" not in capsys.readouterr().err
 
 
 def test_a_grid_gives_each_place_once(run, lab):

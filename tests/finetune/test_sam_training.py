@@ -10,6 +10,7 @@ from segment_anything import sam_model_registry
 from finetune import _sam_answers, _sam_checkpoints, _sam_model, _sam_training, sam
 from finetune._sam_lora import add_adapters, merge_adapters
 from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
+from maskbridge.files import sha256_file
 
 VAL = (1, 7)
 
@@ -333,3 +334,22 @@ def test_two_machines_learn_what_one_does(command, sealed, plates, tmp_path, lab
     assert [machine.returncode for machine in machines] == [0, 0], errors
     assert "the first machine keeps the run" in errors[1]
     assert furthest(tmp_path / "alone", tmp_path / "both") < 1e-4
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_checkpoint_is_fetched_and_only_the_pinned_one_is_used(server, monkeypatch, tmp_path, sound):
+    folder, url = server
+    source = _sam_model.build("tiny", backbone="", image_size=64).sam
+    torch.save(source.state_dict(), folder / "sam_vit_b_01ec64.pth")
+    pin = sha256_file(folder / "sam_vit_b_01ec64.pth") if sound else "0" * 64
+    monkeypatch.setitem(_sam_checkpoints.CHECKPOINTS, "vit_b", (f"{url}/sam_vit_b_01ec64.pth", pin))
+    config = sam.Config(arch="tiny", image_size=64)
+    if not sound:
+        with pytest.raises(WeightsError, match="another SHA-256 and was thrown away"):
+            _sam_checkpoints.start(config)
+        assert not list((tmp_path / "cache").glob("sam*"))
+        return
+    torch.manual_seed(7)
+    model, weights_from = _sam_checkpoints.start(config)
+    assert weights_from == "sam_vit_b_01ec64.pth, image encoder: none"
+    assert torch.equal(model.sam.mask_decoder.iou_token.weight, source.mask_decoder.iou_token.weight)
