@@ -12,23 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge import geometry
-from maskbridge.approach import Detection, PredictData, Prediction, TrainData, Trained
+from maskbridge.approach import Detection, PredictData, Prediction
 from maskbridge.dataset import read_image
-from maskbridge.prompts import ORACLE, find_prompts, refuse_unfit_source
+from maskbridge.prompts import find_prompts
 
 Box = tuple[float, float, float, float]
 MaskOf = Callable[[npt.NDArray[np.uint8], Box], npt.NDArray[np.bool_]]
-
-
-def refuse_unfit(data: TrainData, prompts: str) -> Trained:
-    """All there is to train: whether the boxes will be there.
-
-    Raises:
-        RunError: When the run that gives the boxes does not fit.
-    """
-    if prompts != ORACLE:
-        refuse_unfit_source(prompts, data.dataset, data.fold, boxes_alone=True)
-    return Trained(parameters=0, weights_from="nothing is learned", trained_on={"good": 0, "defective": 0})
 
 
 def predict_masks(data: PredictData, prompts: str, most: int, mask_of: MaskOf) -> Iterator[Prediction]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from baselines import _box_masks
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
-from maskbridge.prompts import ORACLE, absolute_source
+from maskbridge.prompts import ORACLE, absolute_source, refuse_unfit_source
 from maskbridge.prompts import truth_given as truth_given
 
 SUPERVISED = True
@@ -45,7 +45,18 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     Raises:
         RunError: When the run that gives the boxes does not fit.
     """
-    return _box_masks.refuse_unfit(data, config.prompts)
+    check(data, config)
+    return Trained(parameters=0, weights_from="nothing is learned", trained_on={"good": 0, "defective": 0})
+
+
+def check(data: TrainData, config: Config) -> None:
+    """Refuse a run that cannot give boxes.
+
+    Raises:
+        RunError: When it does not fit.
+    """
+    if config.prompts != ORACLE:
+        refuse_unfit_source(config.prompts, data.dataset, data.fold, boxes_alone=True)
 
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:

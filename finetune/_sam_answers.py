@@ -18,6 +18,8 @@ from finetune._sam_model import Model
 from finetune._sam_prompts import Item, dense, encode
 
 FOCAL_GAMMA = 2.0
+#: Against division by nothing, cells.
+_LEAST = 1e-6
 
 
 def answer(
@@ -78,10 +80,24 @@ def losses(
     p = p * inside
     area = p.sum((1, 2)) + target.sum((1, 2))
     dice = 1 - (2 * (p * target).sum((1, 2)) + 1) / (area + 1)
-    found, true = (logits > 0) & (inside > 0), target >= 0.5
-    union = (found | true).sum((1, 2))
-    iou = (found & true).sum((1, 2)) / union.clamp(min=1)
+    iou, _ = agreement(logits, target, inside)
     return (focal_weight * focal + dice) * shown + (quality - iou * shown) ** 2 * judged
+
+
+def agreement(logits: torch.Tensor, target: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU and Dice of masks, where cells count by the share that is covered: what is thin keeps its area.
+
+    Args:
+        logits: N x L x L; above 0 is defect.
+        target: Share of each cell that is defective, N x L x L, [0, 1].
+        inside: Share of each cell that is image, N x L x L, [0, 1].
+
+    Returns:
+        IoU and Dice, N each; 0 where neither has a defect.
+    """
+    found = (logits > 0) * inside
+    overlap, areas = torch.minimum(found, target).sum((1, 2)), (found + target).sum((1, 2)).clamp(min=_LEAST)
+    return overlap / (areas - overlap), 2 * overlap / areas
 
 
 def calls(step: Step, piece: Sequence[int], chunk: int) -> Iterator[tuple[list[Item], list[int]]]:

@@ -80,6 +80,8 @@ def start(config: Config) -> tuple[Model, str]:
     if path is not None:
         load_prompt_encoder_and_decoder(model, path)
         model.soften_neck()
+        if arch == "tiny":
+            say(f"{path}: prompt encoder and mask decoder of {arch}; its image encoder stays random")
     backbone = None
     if arch == "backbone":
         backbone = find_backbone(config.backbone, config.backbone_weights, download=backbone_download(config.backbone))
@@ -95,7 +97,7 @@ def resolve_arch(config: Config) -> str:
     if config.arch != AUTO:
         return config.arch
     if config.weights == NONE:
-        return "tiny"
+        return "tiny" if config.backbone_weights == AUTO else "backbone"
     name = Path(config.weights).name
     named = re.search(r"vit_[blht]", name)
     if named or name.startswith("mobile_sam"):

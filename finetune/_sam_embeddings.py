@@ -7,12 +7,13 @@ padded at the bottom and right to S x S; *low resolution*, the decoder's logits,
     embeddings.features(dataset, image_id)          # C x h x w, float16, memory-mapped
 
 A cache entry is `embeddings/<hash of trunk, input size and precision>/<sha256 of the image file>-<view>.npy`, so that
-all folds share it.
+all folds share it. Its own SHA-256 comes after the array, where NumPy does not look.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -27,17 +28,19 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn import functional as F
 from torchvision.transforms.functional import resize, to_pil_image
 
-from finetune._sam_model import Model
+from finetune._sam_model import Model, state_hash
 from maskbridge.dataset import Dataset, read_image
-from maskbridge.errors import MaskbridgeError
-from maskbridge.files import write_array
+from maskbridge.errors import DatasetError, MaskbridgeError
+from maskbridge.files import sha256_file, write_bytes
 from maskbridge.progress import say
 from maskbridge.weights import CACHE_VARIABLE, cache_folder
 
 #: Views of an image: quarter turns, and the same mirrored.
 VIEWS = 8
 #: Part of the cache key; raised when features come out differently for the same weights.
-_FORMAT = "2"
+_FORMAT = "3"
+
+_DIGEST = hashlib.sha256().digest_size
 
 Precision = Literal["fp16", "fp32"]
 
@@ -66,11 +69,12 @@ class Embeddings:
         self._key = f"{_FORMAT} {model.arch} {model.image_size} {precision} {autocast}"
         self._shape: tuple[int, ...] | None = None
         self._sound: set[Path] = set()
+        self._hashes: dict[Path, str] = {}
 
     @cached_property
     def folder(self) -> Path:
         """Where entries lie, by the hash of the trunk as it is when this is first asked for."""
-        return cache_folder() / "embeddings" / _trunk_hash(self._model, self._key)[:32]
+        return cache_folder() / "embeddings" / state_hash(self._model.trunk_state(), self._key)[:32]
 
     def features(self, dataset: Dataset, image_id: int, view: int = 0) -> npt.NDArray[np.floating[Any]]:
         """Features of one image, C x h x w, from the cache or into it. A damaged entry is computed again.
@@ -79,14 +83,14 @@ class Embeddings:
             DatasetError: When the image cannot be decoded.
             MaskbridgeError: When the cache cannot be written.
         """
-        path = self.folder / f"{dataset.image_by_id[image_id].sha256}-{view}.npy"
+        path = self.folder / f"{self._hash(dataset.image_path(image_id))}-{view}.npy"
         cached = self._read(path)
         if cached is not None:
             return cached
         features = self.compute(dataset, image_id, view)
         self._shape = features.shape
         try:
-            write_array(path, features)
+            write_bytes(path, _sealed(features))
         except OSError as error:
             remedy = f"free some space, set {CACHE_VARIABLE} to another folder, or train with --cache off"
             raise MaskbridgeError("cannot be cached", where=path, found=error.strerror, remedy=remedy) from error
@@ -105,8 +109,18 @@ class Embeddings:
             features = self._model.trunk(x)[0].float().cpu().numpy()
         return features.astype(self._dtype)
 
+    def _hash(self, image: Path) -> str:
+        """SHA-256 of an image as it is now."""
+        if image not in self._hashes:
+            try:
+                self._hashes[image] = sha256_file(image)
+            except OSError as error:
+                raise DatasetError("cannot be read", where=image, found=error.strerror) from error
+        return self._hashes[image]
+
     def _read(self, path: Path) -> npt.NDArray[np.floating[Any]] | None:
         try:
+            sound = path in self._sound or _is_sealed(path.read_bytes())
             array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             return None
@@ -114,8 +128,8 @@ class Embeddings:
             say(f"{path}: damaged cache entry ({error}), computed again")
             return None
         fits = array.dtype == self._dtype and array.ndim == 3 and self._shape in (None, array.shape)
-        if not fits or not (path in self._sound or np.isfinite(array).all()):
-            say(f"{path}: damaged cache entry ({array.dtype} {array.shape}), computed again")
+        if not fits or not sound:
+            say(f"{path}: damaged cache entry ({'another hash' if fits else array.shape}), computed again")
             return None
         self._shape = array.shape
         self._sound.add(path)
@@ -246,9 +260,12 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
-def _trunk_hash(model: Model, key: str) -> str:
-    digest = hashlib.sha256(key.encode())
-    for name, tensor in sorted(model.trunk_state().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _sealed(array: npt.NDArray[Any]) -> bytes:
+    """An array as `.npy`, and the SHA-256 of that."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
+
+
+def _is_sealed(content: bytes) -> bool:
+    return hashlib.sha256(memoryview(content)[:-_DIGEST]).digest() == content[-_DIGEST:]

@@ -18,7 +18,7 @@ from finetune._sam_checkpoints import save_run, start
 from finetune._sam_embeddings import Embeddings
 from finetune._sam_examples import Examples
 from finetune._sam_lora import adapter_state, add_adapters, merge_adapters
-from finetune._sam_model import Model
+from finetune._sam_model import Model, state_hash
 from finetune._sam_training import fit
 from maskbridge.approach import Context, TrainData, Trained
 from maskbridge.files import write_bytes
@@ -38,6 +38,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
     torch.manual_seed(context.seed)
     model, weights_from = start(config)
     parameters = sum(parameter.numel() for parameter in model.sam.parameters())
+    origin = f"{model.arch}, {weights_from}, {state_hash(model.sam.state_dict(), '')[:8]}"
     model.train_only("full" if config.train == "full" else "decoder")
     if config.train == "lora":
         add_adapters(model.sam, config.lora_rank, config.lora_targets)
@@ -59,6 +60,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
         defective=defective,
         val=data.val if any(table[image_id] for image_id in data.val) else (),
         goods=goods,
+        origin=origin,
         config=config,
         context=context,
     )
@@ -85,6 +87,8 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
 def _embeddings(fabric: Fabric, model: Model, config: Config) -> Embeddings | None:
     """The cache, where the encoder stays as it is and sees the same images again."""
     if config.train != "decoder":
+        if config.cache == "fp32":
+            say(f"--train {config.train}: what the encoder says changes, nothing is cached")
         return None
     if config.augment and config.cache != "off":
         say("--augment shows every image anew: the encoder runs for each of them, nothing is cached")

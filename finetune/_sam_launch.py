@@ -14,11 +14,14 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from finetune._memory import keep_freed_memory
 from maskbridge.approach import Context
@@ -66,11 +69,13 @@ def launch(work: Callable[..., Result], config: Config, context: Context, *argum
     )
     threads = max(1, torch.get_num_threads() // count) if accelerator == "cpu" else torch.get_num_threads()
     if several:
-        told = fabric.launch(partial(_spawned, threads, partial(work, config=config, context=context), arguments))
-        result = pickle.loads(told)  # of our own process; Fabric takes the things that it knows apart
-        if isinstance(result, MaskbridgeError):
-            raise result
-        return cast(Result, result)
+        whole = partial(work, config=config, context=context)
+        with TemporaryDirectory() as folder:
+            try:
+                told = fabric.launch(partial(_spawned, threads, whole, arguments, Path(folder)))
+            except ProcessException as error:
+                raise _reason(error, Path(folder)) from None
+        return cast(Result, pickle.loads(told))  # of our own process; Fabric takes the things that it knows apart
     fabric.launch()
     with _deterministic(fabric):
         return work(fabric, *arguments, config=config, context=context)
@@ -88,16 +93,34 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", 0 if isinstance(devices, int) else devices[0])
 
 
-def _spawned(threads: int, work: Callable[..., Result], arguments: tuple[Any, ...], fabric: Fabric) -> bytes:
-    """One of several processes: its result, pickled; what the user did wrong is a result, which needs no traceback."""
+def _spawned(
+    threads: int, work: Callable[..., Result], arguments: tuple[Any, ...], folder: Path, fabric: Fabric
+) -> bytes:
+    """One of several processes: its result, pickled; what the user can mend is left in the folder.
+
+    The other processes only notice that this one is gone.
+    """
     torch.set_num_threads(threads)
     if not fabric.is_global_zero:
         os.environ[QUIET_VARIABLE] = "1"
     try:
         with _deterministic(fabric):
             return pickle.dumps(work(fabric, *arguments))
-    except MaskbridgeError as error:
-        return pickle.dumps(type(error)(str(error)))
+    except (MaskbridgeError, OSError) as error:
+        kept = type(error)(str(error)) if isinstance(error, MaskbridgeError) else error
+        (folder / f"{fabric.global_rank}").write_bytes(pickle.dumps(kept))
+        raise
+
+
+def _reason(error: ProcessException, folder: Path) -> Exception:
+    """Why processes stopped: what one of them left in the folder, which nobody else can write to."""
+    left = sorted(folder.iterdir())
+    if left:
+        return cast(Exception, pickle.loads(left[0].read_bytes()))
+    if isinstance(error, ProcessExitedException):
+        found = error.signal_name or f"exit code {error.exit_code}"
+        return MaskbridgeError("a process of the training was stopped", found=found, remedy="is the memory enough?")
+    return error
 
 
 @contextmanager
@@ -125,6 +148,9 @@ def _devices(name: str, count: int) -> tuple[str, int | list[int]]:
     if kind == "cpu":
         return kind, count
     chosen = [int(number) for number in numbers.split(",")] if numbers else list(range(count))
+    if numbers and count not in (1, len(chosen)):
+        found = f"--devices {count} with --device {name}"
+        raise OptionError("--devices does not fit", found=found, expected=f"{len(chosen)}, or --device cuda")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if max(chosen) >= there:
         expected = f"one of {there} GPUs"

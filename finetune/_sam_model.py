@@ -17,6 +17,7 @@ MobileSAM: Zhang et al., Faster Segment Anything, 2023, https://arxiv.org/abs/23
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,6 +132,15 @@ class Model:
     def trained(self) -> list[nn.Parameter]:
         """Parameters that are not frozen."""
         return [parameter for parameter in self.sam.parameters() if parameter.requires_grad]
+
+
+def state_hash(state: Mapping[str, torch.Tensor], key: str) -> str:
+    """SHA-256 of tensors, their names, shapes and types, and a key, as 64 hexadecimal digits."""
+    digest = hashlib.sha256(key.encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def build(arch: str, *, backbone: str, image_size: int) -> Model:

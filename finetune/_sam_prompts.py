@@ -1,7 +1,6 @@
 """What the mask decoder is asked in training: prompts drawn from true defects, and from places without one.
 
-    truth = Truths(dataset, model).of(image_id, view=0)
-    items = draw(truth, kinds=("none", "box"), instances=4, jitter=0.1, sizes=sizes, rng=np.random.default_rng(0))
+    items = draw(Truths(dataset, model).of(image_id), kinds=("none", "box"), instances=4, …)
     sparse = encode(model.sam, items)               # N x T x 256
 
 Kinds of prompts: `none`, no token at all, whose target is all defects together; `box`, jittered; `point`, one
@@ -31,6 +30,8 @@ MOST_POINTS = 3
 MOST_JITTER = 20 / 1024
 #: How surely a box is a mask, where it is given as one.
 BOX_LOGIT = 10.0
+#: Bytes of truth that are kept in memory at most; beyond, it is made again each time.
+_MOST_KEPT = 2 * 1024**3
 #: Tries to place a box where there is no defect.
 _TRIES = 10
 #: Label of SAM's points that lie inside.
@@ -86,7 +87,7 @@ class Item:
 
 
 class Truths:
-    """Low-resolution truth of images, made when first asked for and kept.
+    """Low-resolution truth of images, made when first asked for and kept while there is room.
 
     Args:
         dataset: The dataset.
@@ -98,14 +99,19 @@ class Truths:
         self._dataset, self._size = dataset, model.image_size
         self._low = 4 * int(model.sam.prompt_encoder.image_embedding_size[0])
         self._kept: dict[tuple[int, int], Truth] = {}
+        self._bytes = 0
 
     def of(self, image_id: int, view: int = 0) -> Truth:
         """The truth of an image in one of its views."""
-        if (image_id, view) not in self._kept:
-            masks = [turn(mask, view) for mask in masks_of(self._dataset, image_id)]
-            height, width = self._dataset.image_by_id[image_id].size_hw
-            self._kept[image_id, view] = self.make(masks, (width, height) if view % 2 else (height, width))
-        return self._kept[image_id, view]
+        if (image_id, view) in self._kept:
+            return self._kept[image_id, view]
+        masks = [turn(mask, view) for mask in masks_of(self._dataset, image_id)]
+        height, width = self._dataset.image_by_id[image_id].size_hw
+        truth = self.make(masks, (width, height) if view % 2 else (height, width))
+        self._bytes += truth.masks.nbytes + truth.union.nbytes + truth.inside.nbytes
+        if self._bytes <= _MOST_KEPT:
+            self._kept[image_id, view] = truth
+        return truth
 
     def make(self, masks: Sequence[npt.NDArray[np.uint8]], size_hw: tuple[int, int]) -> Truth:
         """The truth of masks, H x W each, 0 or 1, turned frame; there may be none."""

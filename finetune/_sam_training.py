@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from finetune._sam_answers import answer, calls, losses, tensors
+from finetune._sam_answers import agreement, answer, calls, losses, tensors
 from finetune._sam_examples import Examples, Step
 from finetune._sam_model import Model
 from maskbridge.approach import Context
-from maskbridge.errors import MaskbridgeError
+from maskbridge.errors import MaskbridgeError, RunError
 from maskbridge.files import write_bytes
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def fit(
     defective: Sequence[int],
     val: Sequence[int],
     goods: int,
+    origin: str,
     config: Config,
     context: Context,
 ) -> dict[str, Any]:
@@ -72,12 +73,14 @@ def fit(
 
     Each epoch shows every defective image once, and `goods` good ones drawn anew. Everything random of a step
     depends on the seed, the epoch and the image alone, so that a continued training equals an uninterrupted one.
+    `origin` tells start weights apart: what was started from others is not continued.
 
     Returns:
         Loss and validation score of each epoch (its number where `val` is empty), and which epoch was kept.
 
     Raises:
         MaskbridgeError: When the loss is no longer finite.
+        RunError: When what is to be continued was started from other weights.
     """
     parameters = model.trained()
     optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=config.weight_decay, fused=True)
@@ -87,7 +90,7 @@ def fit(
     if context.resume:
         content = fabric.broadcast(state_path.read_bytes() if state_path.is_file() else None)
         if content is not None:
-            progress = _restore(content, parameters, optimizer)
+            progress = _restore(content, state_path, fabric, parameters, optimizer, origin)
     due = time.monotonic() + SAVE_SECONDS
     steps_per_epoch = math.ceil((len(defective) + goods) / config.batch)
     epochs = range(progress.epoch, config.epochs)
@@ -109,7 +112,7 @@ def fit(
             progress.losses.append(value)
             if fabric.is_global_zero and time.monotonic() >= due:
                 began = time.monotonic()
-                _save(state_path, progress, parameters, optimizer)
+                write_bytes(state_path, _state(fabric, progress, parameters, optimizer, origin))
                 due = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - began))
         score = validation_score(fabric, model, examples, val, config) if val else float(epoch)
         if not math.isfinite(score) or not all(bool(parameter.isfinite().all()) for parameter in parameters):
@@ -143,14 +146,12 @@ def validation_score(
                 for items, places in calls(step, range(len(step.images)), config.chunk):
                     logits, _ = answer(model, embeddings, items, places)
                     target, inside, *_ = tensors(items, fabric.device)
-                    p = torch.sigmoid(logits) * inside
                     if items[0].kind == "none":
+                        p = torch.sigmoid(logits) * inside
                         sums[0] += float(2 * (p * target).sum())
                         sums[1] += float(p.sum() + target.sum())
                     else:
-                        found, true = (p > 0.5).float(), (target >= 0.5).float()
-                        area = (found.sum((1, 2)) + true.sum((1, 2))).clamp(min=1)
-                        sums[2] += float((2 * (found * true).sum((1, 2)) / area).sum())
+                        sums[2] += float(agreement(logits, target, inside)[1].sum())
                         sums[3] += len(items)
     total = _summed(fabric, sums).cpu()
     return float(np.mean([float(total[i] / total[i + 1]) for i in (0, 2) if total[i + 1] != 0]))
@@ -229,21 +230,42 @@ def _rate(done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
 
 
-def _save(path: Path, progress: Progress, parameters: list[torch.nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+def _state(
+    fabric: Fabric,
+    progress: Progress,
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.AdamW,
+    origin: str,
+) -> bytes:
     state = {
-        **vars(progress),
+        "origin": origin,
+        "progress": vars(progress),
         "parameters": [p.detach() for p in parameters],
         "optimizer": optimizer.state_dict(),
+        "scaler": fabric.strategy.precision.state_dict(),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def _restore(content: bytes, parameters: list[torch.nn.Parameter], optimizer: torch.optim.AdamW) -> Progress:
+def _restore(
+    content: bytes,
+    path: Path,
+    fabric: Fabric,
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.AdamW,
+    origin: str,
+) -> Progress:
     state = torch.load(io.BytesIO(content), map_location=parameters[0].device, weights_only=True)
+    if state.get("origin") != origin:
+        remedy = "give the same ones, or add --overwrite"
+        raise RunError(
+            "was started from other weights", where=path, found=state.get("origin"), expected=origin, remedy=remedy
+        )
     with torch.no_grad():
-        for parameter, saved in zip(parameters, state.pop("parameters"), strict=True):
+        for parameter, saved in zip(parameters, state["parameters"], strict=True):
             parameter.copy_(saved)
-    optimizer.load_state_dict(state.pop("optimizer"))
-    return Progress(**state)
+    optimizer.load_state_dict(state["optimizer"])
+    fabric.strategy.precision.load_state_dict(state["scaler"])
+    return Progress(**state["progress"])

@@ -28,6 +28,7 @@ from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("prompts", "max_prompts", "grid", "average_views", "chunk")
+SAME_RESULT_OPTIONS = ("chunk", "accumulate", "devices", "nodes")
 MODEL_FORMATS = {"segment-anything": "pth", "onnx": "onnx"}
 
 #: Kinds of prompts that can be trained.
@@ -183,6 +184,22 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
         RunError: When the run that is to prompt does not fit.
         WeightsError: When weights cannot be found or do not fit.
     """
+    check(data, config)
+
+    from finetune._sam_finetune import finetune
+    from finetune._sam_launch import launch
+
+    return launch(finetune, config, context, data, weights)
+
+
+def check(data: TrainData, config: Config) -> None:
+    """Refuse what cannot be trained, before anything is.
+
+    Raises:
+        DatasetError: When no image of the training part has a defect.
+        OptionError: When an option does not fit.
+        RunError: When the run that is to prompt does not fit.
+    """
     table = data.dataset.annotations_by_image
     defective = [image_id for image_id in data.train if table[image_id]]
     if not defective:
@@ -190,11 +207,6 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     negative_count(config.negatives, good=len(data.train), defective=len(defective))
     if config.prompts not in (NONE, _GRID):
         refuse_unfit_source(config.prompts, data.dataset, data.fold)
-
-    from finetune._sam_finetune import finetune
-    from finetune._sam_launch import launch
-
-    return launch(finetune, config, context, data, weights)
 
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
@@ -246,7 +258,7 @@ def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
 def _check(config: Config) -> None:
     bounds = {
         "epochs": 1, "batch": 1, "accumulate": 1, "chunk": 1, "instances": 1, "grid": 1, "max_prompts": 1,
-        "lora_rank": 1, "patience": 0, "lr": 0.0, "neck_lr": 0.0, "focal_weight": 0.0, "weight_decay": 0.0,
+        "lora_rank": 1, "patience": 1, "lr": 0.0, "neck_lr": 0.0, "focal_weight": 0.0, "weight_decay": 0.0,
         "jitter": 0.0,
     }  # fmt: skip
     for name, least in bounds.items():

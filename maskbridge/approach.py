@@ -6,6 +6,8 @@
     class Config: ...                                   # frozen, keyword-only dataclass; field docstrings are the help
     def train(data, config, weights, context): ...      # -> Trained; writes its checkpoint into the folder `weights`
     def predict(data, config, weights, context): ...    # -> iterator of Prediction, one for each image, in order
+    SAME_RESULT_OPTIONS = ("chunk",)                    # optional: fields of Config that `--resume` may set anew
+    def check(data, config): ...                        # optional: refuse what cannot be trained, asked of every fold
     MODEL_FORMATS = {"onnx": "onnx"}                    # optional: the suffix of each format of `export_model`
     def export_model(format, config, weights, out): ... # with it: writes the file `out`
     def truth_given(config): ...                        # optional: what of the truth predictions are given, or None

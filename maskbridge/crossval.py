@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from maskbridge.predicting import predict_run, second_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
 from maskbridge.run_folders import claim, forgotten_if_fruitless
-from maskbridge.training import Settings, package_versions, run_info, train_run
+from maskbridge.training import Settings, check_folds, package_versions, run_info, same_result_options, train_run
 
 PART = "crossval"
 RULE = (
@@ -86,16 +86,17 @@ def crossval(name: str, dataset: Dataset, path: Path, config: Any, settings: Set
     """
     path = Path(os.path.abspath(path))
     info = run_info(name, dataset, config, fold="all", seed=settings.seed)
-    claim(path, info, resume=settings.resume, overwrite=settings.overwrite)
+    claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=same_result_options(name))
     runs: list[Run] = []
     with forgotten_if_fruitless(path):
+        check_folds(name, dataset, config)
         for fold in range(dataset.fold_count):
             say(f"{path}: fold {fold} of {dataset.fold_count}")
             run = train_run(name, dataset, path / f"fold{fold}", config, replace(settings, fold=fold))
             if not (settings.resume and run.has("test") and "test" in run.info["seconds"]):
                 run = predict_run(run, dataset, "test", device=settings.device)
             runs.append(run)
-    return merge(path, runs, dataset)
+    return merge(path, runs, dataset, same_result_options(name))
 
 
 def predict_folds(
@@ -121,28 +122,29 @@ def predict_folds(
         RunError: When a fold is missing, or `out` lies in or around the run.
         MaskbridgeError: When `out` is taken.
     """
-    folds = [Run.open(run.path / name) for name in run.info["folds"]]
+    folds, free = [Run.open(run.path / name) for name in run.info["folds"]], same_result_options(run.info["approach"])
     if out is None:
         runs = [predict_run(fold, dataset, "test", device=device, changes=changes) for fold in folds]
-        return merge(run.path, runs, dataset)
+        return merge(run.path, runs, dataset, free)
     out = Path(os.path.abspath(out))
     with second_run(run, out, overwrite=overwrite) as folder:
         runs = [
             predict_run(fold, dataset, "test", device=device, changes=changes, out=folder / fold.name) for fold in folds
         ]
-        merge(folder, runs, dataset)
+        merge(folder, runs, dataset, free)
     return Run.open(out)
 
 
-def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
-    """Merge the runs of all folds into one with predictions `crossval`.
+def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[str] = ()) -> Run:
+    """Merge the runs of all folds into one with predictions `crossval`; `free` options may differ.
 
     Raises:
         RunError: When folds were predicted with different options, as an interrupted `predict` leaves them.
     """
+    first = runs[0].info
     for run in runs[1:]:
-        if run.info["options"] != runs[0].info["options"]:
-            names = [k for k, v in run.info["options"].items() if runs[0].info["options"].get(k) != v]
+        names = [k for k, v in run.info["options"].items() if k not in free and first["options"].get(k) != v]
+        if names:
             raise RunError(
                 "was predicted with other options than the first fold",
                 where=run.path,
@@ -155,7 +157,6 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset) -> Run:
         PART,
         (p for run, mapping in zip(runs, mappings, strict=True) for p in _mapped(run, mapping, dataset)),
     )
-    first = runs[0].info
     merged = Run(
         path,
         {key: first[key] for key in ("approach", "options", "dataset", "seed", "device", "weights_from")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from maskbridge.predictions import Run
 _DECIDING = ("approach", "options", "dataset", "fold", "seed")
 
 
-def claim(path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Run | None:
+def claim(
+    path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool, free: Collection[str] = ()
+) -> Run | None:
     """Make the run folder ours.
 
     Args:
@@ -29,6 +31,7 @@ def claim(path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool)
         info: What run.json will say of approach, options, dataset, fold and seed.
         resume: Go on with what an interrupted run left.
         overwrite: Replace a run, finished or not.
+        free: Options that may differ from those of the run that is gone on with.
 
     Returns:
         The run, if it is finished and `resume` was given.
@@ -50,12 +53,12 @@ def claim(path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool)
             raise RunError("is a finished run", where=path, remedy="name another, or add --overwrite")
         run = Run.open(path)
         trained = run.info.get("trained_options", run.info["options"])  # `predict` may have changed some since
-        _refuse_other(path, {**run.info, "options": trained}, info)
+        _refuse_other(path, {**run.info, "options": trained}, info, free)
         return run
     elif started.is_file():
         if not resume:
             raise RunError("is an unfinished run", where=path, remedy="--resume goes on, --overwrite starts anew")
-        _refuse_other(path, read_json(started), info)
+        _refuse_other(path, read_json(started), info, free)
     write_json(started, {key: info[key] for key in _DECIDING})
     return None
 
@@ -71,9 +74,11 @@ def forgotten_if_fruitless(path: Path) -> Iterator[None]:
         raise
 
 
-def _refuse_other(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _refuse_other(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str]) -> None:
     for key in _DECIDING:
         found, expected = stored.get(key), wanted[key]
+        if key == "options" and isinstance(found, dict):
+            found, expected = ({k: v for k, v in options.items() if k not in free} for options in (found, expected))
         if found != expected and not (key == "dataset" and _same_content(found, expected)):
             if isinstance(found, dict) and isinstance(expected, dict):  # what differs alone
                 names = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]

@@ -76,23 +76,20 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
     """
     path = Path(os.path.abspath(path))
     approach: Approach = plugins.load("approach", name)
-    split = dataset.split(settings.fold)
     if approach.SUPERVISED and settings.fold == "official":
         raise OptionError(
-            f"{name} learns from labelled defects, and the official training part has none",
+            f"{name} is for labelled defects, and the official training part has none",
             where=dataset.path,
             remedy="use --fold 0 or crossval",
         )
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
     resumed = settings.resume and (path / "weights").is_dir()
-    finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite)
+    data = _train_data(approach, dataset, settings.fold)
+    free = same_result_options(name)
+    finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free)
     if finished is not None:
         say(f"{path}: already trained")
         return finished
-    train = split.train
-    if not approach.SUPERVISED:
-        train = tuple(i for i in train if dataset.image_by_id[i].is_good)
-    data = TrainData(dataset=dataset, train=train, val=split.val, fold=settings.fold)
     context = Context(device=settings.device, seed=settings.seed, work=path / "work", resume=settings.resume)
     run = Run(path, info)
     with forgotten_if_fruitless(path), PhaseMeter() as training:
@@ -102,7 +99,7 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         trained = _train(approach, data, config, path / "weights", context)
     with PhaseMeter() as validating:
         if thresholds is None:
-            write_predictions(path, "val", predict_images(approach, run, dataset, split.val, config, context))
+            write_predictions(path, "val", predict_images(approach, run, dataset, data.val, config, context))
             thresholds = fold_thresholds(run, dataset)
     run = run.save(
         device=settings.device,
@@ -111,7 +108,7 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         parameters=trained.parameters,
         weights_from=trained.weights_from,
         resumed=resumed,  # seconds of training then cover the last stretch alone
-        trained_on=dict(trained.trained_on or _trained_on(dataset, train)),
+        trained_on=dict(trained.trained_on or _trained_on(dataset, data.train)),
         thresholds={str(settings.fold): thresholds},
         facts=dict(trained.facts),
         versions=package_versions(),
@@ -119,6 +116,22 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
     shutil.rmtree(path / "work", ignore_errors=True)
     say(f"{path}: trained in {training.seconds:.0f} s, weights from {trained.weights_from}")
     return run
+
+
+def check_folds(name: str, dataset: Dataset, config: Any) -> None:
+    """Ask an approach that can tell whether every fold can be trained, before hours go into the first ones.
+
+    Raises:
+        MaskbridgeError: When one cannot.
+    """
+    approach: Any = plugins.load("approach", name)
+    for fold in range(dataset.fold_count if hasattr(approach, "check") else 0):
+        approach.check(_train_data(approach, dataset, fold), config)
+
+
+def same_result_options(name: str) -> tuple[str, ...]:
+    """Options of an approach that change time and memory alone."""
+    return tuple(getattr(plugins.load("approach", name), "SAME_RESULT_OPTIONS", ()))
 
 
 def run_info(name: str, dataset: Dataset, config: Any, *, fold: FoldName | str, seed: int) -> dict[str, Any]:
@@ -153,6 +166,15 @@ def _train(approach: Approach, data: TrainData, config: Any, weights: Path, cont
     weights.mkdir(parents=True, exist_ok=True)
     context.work.mkdir(parents=True, exist_ok=True)
     return approach.train(data, config, weights, context)
+
+
+def _train_data(approach: Approach, dataset: Dataset, fold: FoldName) -> TrainData:
+    """What an approach is given of a fold; an unsupervised one gets good images alone."""
+    split = dataset.split(fold)
+    train = split.train
+    if not approach.SUPERVISED:
+        train = tuple(i for i in train if dataset.image_by_id[i].is_good)
+    return TrainData(dataset=dataset, train=train, val=split.val, fold=fold)
 
 
 def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, context: Context) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_a_supervised_approach_refuses_the_official_split(name, module, plates, 
         pytest.skip("unsupervised")
     code = main(["train", name, str(plates), str(tmp_path / "run"), "--fold", "official", *SMALL[name].split()])
     assert code == 1
-    assert "learns from labelled defects" in capsys.readouterr().err
+    assert "is for labelled defects" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 
-from finetune import _sam_answers, _sam_checkpoints, _sam_model, _sam_training, sam
+from finetune import _sam_answers, _sam_checkpoints, _sam_embeddings, _sam_model, _sam_training, sam
 from finetune._sam_lora import add_adapters, merge_adapters
-from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
+from maskbridge.errors import DatasetError, MaskbridgeError, OptionError, RunError, WeightsError
 from maskbridge.files import sha256_file
 
 VAL = (1, 7)
@@ -70,6 +70,25 @@ def test_the_loss_of_one_prompt_by_hand():
     assert loss(no, yes) == pytest.approx(0.9**2, abs=1e-5)  # nobody's mask
 
 
+def test_a_line_thinner_than_half_a_cell_is_not_nothing():
+    line = np.zeros((64, 64), np.uint8)
+    line[30, 8:56] = 1
+    target, inside = (
+        torch.from_numpy(share)[None]
+        for share in _sam_embeddings.low_resolution_target(line, image_size=64, low_size=16)
+    )
+    assert target.max() == 0.25
+    found, nothing = torch.where(target > 0, 1.0, -1.0), torch.full_like(target, -1.0)
+    assert [float(x) for x in _sam_answers.agreement(found, target, inside)] == pytest.approx([1 / 4, 2 / 5])
+    assert [float(x) for x in _sam_answers.agreement(nothing, target, inside)] == [0, 0]
+    assert [float(x) for x in _sam_answers.agreement(nothing, 0 * target, inside)] == [0, 0]
+    quality, yes = torch.tensor([0.25]), torch.ones(1)
+    judged, unjudged = (
+        _sam_answers.losses(found, quality, target, inside, yes, flag, focal_weight=20.0) for flag in (yes, 0 * yes)
+    )
+    assert float(judged - unjudged) == pytest.approx(0, abs=1e-6)  # the IoU that it is to predict
+
+
 def test_padding_has_no_say_in_the_loss():
     logits, inside = torch.randn(2, 8, 8), torch.ones(2, 8, 8)
     inside[:, :, 5:] = 0
@@ -118,6 +137,28 @@ def test_what_goes_wrong_in_a_process_is_one_line(dataset, tmp_path, lab):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_goes_wrong_in_one_process_alone_is_its_line(dataset, tmp_path, lab, capfd, rank):
+    """The other one waits for it."""
+    path = dataset.image_path(dataset.images[rank].id)  # whose features this process computes
+    path.write_bytes(b"no image")
+    with pytest.raises(DatasetError) as caught:
+        lab.train(dataset, tmp_path, devices=2)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_one_process_is_told(dataset, tmp_path, lab, monkeypatch):
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    monkeypatch.setenv("MASKBRIDGE_CACHE", str(blocked))
+    with pytest.raises(MaskbridgeError, match="cannot be cached"):
+        lab.train(dataset, tmp_path, devices=2)
+
+
 def test_an_fp32_cache_learns_exactly_what_no_cache_does(dataset, tmp_path, lab):
     _, off = lab.train(dataset, tmp_path / "off", val=VAL, cache="off")
     _, fp32 = lab.train(dataset, tmp_path / "fp32", val=VAL, cache="fp32")
@@ -148,6 +189,28 @@ def test_killed_at_any_step_a_training_goes_on_to_the_same_weights(dataset, tmp_
     monkeypatch.setattr(_sam_training, "_backward", backward)
     lab.train(dataset, tmp_path / "killed", val=VAL, train=kind, epochs=3, resume=True)
     assert lab.same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_what_was_started_from_other_weights_is_not_continued(dataset, tmp_path, lab, monkeypatch):
+    monkeypatch.setattr(_sam_training, "SAVE_SECONDS", 0)
+    backward, calls = _sam_training._backward, []
+
+    def killed(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return backward(*args)
+
+    monkeypatch.setattr(_sam_training, "_backward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(dataset, tmp_path)
+    other = _sam_model.build("tiny", backbone="", image_size=64)
+    torch.save(other.sam.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(
+        RunError, match=r"was started from other weights; found tiny, none, .* expected tiny, other.pth"
+    ):
+        lab.train(dataset, tmp_path, resume=True, weights=str(tmp_path / "other.pth"))
+    lab.train(dataset, tmp_path, resume=True, chunk=1)
 
 
 @pytest.mark.parametrize("val", [(), VAL])

@@ -17,7 +17,7 @@ from maskbridge.errors import MaskbridgeError, RunError
 from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.thresholds import fold_thresholds
-from maskbridge.training import Settings, train_run
+from maskbridge.training import Settings, run_info, train_run
 
 shares = st.floats(0, 1)
 values = st.floats(-1e6, 1e6)
@@ -326,6 +326,28 @@ def test_a_crossval_refused_before_it_began_leaves_no_folder(fake, tiles, tmp_pa
     with pytest.raises(RunError):
         crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings())
     assert not (tmp_path / "all").exists()
+
+
+def test_a_fold_that_cannot_be_trained_is_told_before_the_first_one_is(fake, tiles, tmp_path):
+    def check(data, config):
+        if data.fold == 2:
+            raise RunError("is of another fold")
+
+    fake.check = check
+    with pytest.raises(RunError, match="is of another fold"):
+        crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings())
+    assert fake.given == []
+    assert not (tmp_path / "all").exists()
+
+
+def test_folds_may_differ_in_what_changes_no_result(fake, tiles, tmp_path):
+    fake.SAME_RESULT_OPTIONS = ("level",)
+    train_run("fake", tiles, tmp_path / "all" / "fold0", fake.Config(level=9), Settings(fold=0))
+    (tmp_path / "all" / "work").mkdir()
+    (tmp_path / "all" / "work" / "started.json").write_text(
+        json.dumps(run_info("fake", tiles, fake.Config(level=9), fold="all", seed=0))
+    )
+    assert crossval("fake", tiles, tmp_path / "all", fake.Config(), Settings(resume=True)).has("crossval")
 
 
 def test_one_fold_of_a_crossval_is_the_same_as_that_fold_trained_alone(merged, fake, tiles, tmp_path):

@@ -85,7 +85,7 @@ def test_a_supervised_approach_sees_the_defects_of_train_alone(train, fake, tile
 def test_a_supervised_approach_refuses_the_official_split_and_touches_nothing(train, fake, tmp_path):
     fake.SUPERVISED = True
     (tmp_path / "run").mkdir()
-    with pytest.raises(OptionError, match=r"learns from labelled defects, .* has none; use --fold 0 or crossval"):
+    with pytest.raises(OptionError, match=r"is for labelled defects, .* has none; use --fold 0 or crossval"):
         train(fold="official")
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -187,6 +187,15 @@ def test_resume_with_something_else_is_refused_for_finished_and_unfinished_runs(
     for path in (tmp_path / "run", tmp_path / "cut"):
         with pytest.raises(RunError, match=f"was started with other {what}; found"):
             train(fake.Config(**options), path=path, **{"fold": 0, **settings}, resume=True)
+
+
+def test_resume_may_change_what_changes_no_result(train, fake, tmp_path):
+    fake.SAME_RESULT_OPTIONS = ("factor",)
+    interrupted(train, fake, tmp_path / "cut")
+    run = train(fake.Config(factor=2.0), path=tmp_path / "cut", fold=0, resume=True)
+    assert run.info["options"]["factor"] == 2.0
+    with pytest.raises(RunError, match=r"other options; found \{'level': None\}; expected \{'level': 77\}"):
+        train(fake.Config(level=77), path=tmp_path / "cut", fold=0, resume=True)
 
 
 def test_resume_takes_a_dataset_that_was_moved_but_none_that_changed(train, tiles, tmp_path):
