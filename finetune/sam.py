@@ -38,7 +38,7 @@ _GRID = "grid"
 
 PRESETS = {
     "tiny": {"arch": "tiny", "weights": NONE, "image_size": 128, "epochs": 10, "lr": 1e-3},
-    "box": {"prompts": ORACLE, "lr": 2e-4, "augment": True, "epochs": 30, "average_views": 4},
+    "box": {"prompts": ORACLE, "image_size": 640, "lr": 2e-4, "augment": True, "epochs": 30, "average_views": 4},
 }
 
 
