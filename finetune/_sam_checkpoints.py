@@ -81,7 +81,7 @@ def start(config: Config) -> tuple[Model, str]:
         load_prompt_encoder_and_decoder(model, path)
         model.soften_neck()
         if arch == "tiny":
-            say(f"{path}: prompt encoder and mask decoder of {arch}; its image encoder stays random")
+            say(f"{path}: prompt encoder and mask decoder of {arch}; its image encoder is random")
     backbone = None
     if arch == "backbone":
         backbone = find_backbone(config.backbone, config.backbone_weights, download=backbone_download(config.backbone))
@@ -159,7 +159,7 @@ def load_weights(model: Model, path: Path) -> bool:
     load_prompt_encoder_and_decoder(model, path)
     tensors = model.sam.state_dict()
     found = sum(not name.startswith("image_encoder.") for name in tensors)
-    say(f"{path}: {found} of {len(tensors)} tensors of {model.arch}; its image encoder stays random")
+    say(f"{path}: {found} of {len(tensors)} tensors of {model.arch}; its image encoder is random")
     return False
 
 

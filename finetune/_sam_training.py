@@ -30,6 +30,7 @@ from finetune._sam_model import Model
 from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError, RunError
 from maskbridge.files import write_bytes
+from maskbridge.progress import say
 
 if TYPE_CHECKING:
     from finetune.sam import Config
@@ -91,6 +92,8 @@ def fit(
         content = fabric.broadcast(state_path.read_bytes() if state_path.is_file() else None)
         if content is not None:
             progress = _restore(content, state_path, fabric, parameters, optimizer, origin)
+            if fabric.is_global_zero:
+                say(f"training goes on after epoch {progress.epoch} of {config.epochs} and {progress.step} steps")
     due = time.monotonic() + SAVE_SECONDS
     steps_per_epoch = math.ceil((len(defective) + goods) / config.batch)
     epochs = range(progress.epoch, config.epochs)
