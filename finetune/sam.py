@@ -21,7 +21,7 @@ from typing import Literal
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.negatives import negative_count
-from maskbridge.progress import say
+from maskbridge.progress import say_once
 from maskbridge.prompts import ORACLE, absolute_source, find_prompts, refuse_unfit_source
 from maskbridge.prompts import truth_given as truth_given
 from maskbridge.weights import AUTO, NONE
@@ -229,7 +229,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     model = open_run(weights)
     model.sam.to(device)
     if model.trained_prompts and config.asked not in model.trained_prompts:
-        say(f"--prompts {config.prompts}: this SAM was trained for {', '.join(model.trained_prompts)} alone")
+        say_once(f"--prompts {config.prompts}: this SAM was trained for {', '.join(model.trained_prompts)} alone")
     predictor = Predictor(model, data.dataset, device, chunk=config.chunk, views=config.average_views)
     for image_id in data.image_ids:
         if config.prompts == NONE:

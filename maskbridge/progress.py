@@ -11,6 +11,7 @@ Item = TypeVar("Item")
 
 #: Set by `--quiet`.
 QUIET_VARIABLE = "MASKBRIDGE_QUIET"
+_SAID: set[str] = set()
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
@@ -25,3 +26,10 @@ def say(line: str) -> None:
     """Print one line about what is being done on standard error, unless `--quiet` was given."""
     if not os.environ.get(QUIET_VARIABLE):
         print(line, file=sys.stderr, flush=True)
+
+
+def say_once(line: str) -> None:
+    """Print a line that this process has not said before, such as one that holds for every fold."""
+    if line not in _SAID:
+        _SAID.add(line)
+        say(line)

@@ -93,6 +93,12 @@ def snapshot(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said once in a process is said once in a test."""
+    monkeypatch.setattr("maskbridge.progress._SAID", set())
+
+
 @pytest.fixture(scope="session")
 def zoo() -> dict[str, np.ndarray]:
     return make_zoo()

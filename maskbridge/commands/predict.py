@@ -14,7 +14,11 @@ _FLAGS = ("--overwrite", "--quiet")
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Add the arguments; the first word that is a run, and no option's value, brings its approach's options along."""
+    """Add the arguments; the first word that is no option and no option's value is the run, whose approach has more.
+
+    Raises:
+        RunError: When it is none.
+    """
     from maskbridge.options import add_options
     from maskbridge.predictions import Run
 
@@ -31,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there (default: no)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    run = next((word for before, word in itertools.pairwise(["", *words]) if _is_run(word, before)), None)
-    if run is not None:
-        approach = Run.open(run).info["approach"]
+    positional = [word for before, word in itertools.pairwise(["", *words]) if _is_positional(word, before)]
+    if len(positional) > 1 or (positional and (Path(positional[0]) / "run.json").is_file()):
+        approach = Run.open(positional[0]).info["approach"]
         module = plugins.load("approach", approach)
         fields = getattr(module, "PREDICT_OPTIONS", ())
         if fields:
@@ -64,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _is_run(word: str, before: str) -> bool:
-    """Whether a word is the run to predict with, not the value of an option such as `--prompts`."""
+def _is_positional(word: str, before: str) -> bool:
+    """Whether a word is neither an option nor the value of one, such as `--prompts`."""
     takes_value = before.startswith("--") and "=" not in before and before not in _FLAGS
-    return not takes_value and (Path(word) / "run.json").is_file()
+    return not takes_value and not word.startswith("-")

@@ -142,6 +142,7 @@ def test_predict_offers_the_options_of_the_runs_approach_wherever_they_stand(cal
 
 def test_predict_of_no_run_or_a_damaged_one_is_one_line(refused, trained, tiles, tmp_path):
     assert "is not a finished run" in refused("predict", tmp_path / "nothing", tiles.path)
+    assert "is not a finished run" in refused("predict", tmp_path / "nothing", tiles.path, "--factor", 4)
     run_json = trained / "run.json"
     whole = run_json.read_text()
     for content in ("", "[]", "{}", whole.replace('"fake"', '"fakest"')):
