@@ -110,12 +110,18 @@ class Context:
         seed: Seed of everything random.
         work: Scratch folder of the run; survives a kill, so that `resume` can use it; emptied when training is done.
         resume: Continue from what lies in `work`, if anything does.
+        spared: Seconds of work that an earlier run left in a cache, one entry each time; they count as spent.
     """
 
     device: str
     seed: int
     work: Path
     resume: bool = False
+    spared: list[float] = field(default_factory=list, compare=False)
+
+    def spare(self, seconds: float) -> None:
+        """Count seconds that a cache spared as if they had been spent, so that runs compare whoever came first."""
+        self.spared.append(seconds)
 
     def track(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
         """Iterate with a progress bar on standard error (silent when that is not a terminal)."""

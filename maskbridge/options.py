@@ -79,7 +79,15 @@ def from_stored(config: type[Any], stored: Mapping[str, Any], where: Path) -> An
 
 
 def field_docs(config: type[Any]) -> dict[str, str]:
-    """The string literal below each field."""
+    """The string literal below each field, inherited ones included."""
+    docs: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        if dataclasses.is_dataclass(base):
+            docs |= _own_field_docs(base)
+    return docs
+
+
+def _own_field_docs(config: type[Any]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(config)))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     docs: dict[str, str] = {}

@@ -85,8 +85,8 @@ def predict_run(
         peak_mb = {phase: value for phase, value in info["peak_memory_mb"].items() if phase in seconds}
         try:
             for each in dict.fromkeys(("val", part) if anew else (part,)):
-                clock = Clock()
-                with PhaseMeter() as predicting:
+                clock = Clock(context.spared)
+                with PhaseMeter(context.spared) as predicting:
                     predictions = predict_images(approach, run, dataset, split.part(each), config, context, each)
                     write_predictions(fresh.path, each, clock.measure(predictions))
                 seconds[each], peak_mb[each] = predicting.seconds, predicting.peak_mb

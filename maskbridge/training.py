@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,12 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         return finished
     context = Context(device=settings.device, seed=settings.seed, work=path / "work", resume=settings.resume)
     run = Run(path, info)
-    with forgotten_if_fruitless(path), PhaseMeter() as training:
+    with forgotten_if_fruitless(path), PhaseMeter(context.spared) as training:
         thresholds = None
         if settings.fold == "official":
             thresholds = _held_back_thresholds(approach, data, config, context)
         trained = _train(approach, data, config, path / "weights", context)
-    with PhaseMeter() as validating:
+    with PhaseMeter(context.spared) as validating:
         if thresholds is None:
             write_predictions(path, "val", predict_images(approach, run, dataset, data.val, config, context))
             thresholds = fold_thresholds(run, dataset)
@@ -198,7 +198,7 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
         )
     weights = context.work / "calibration"
     partial = TrainData(dataset=data.dataset, train=rest, val=(), fold=data.fold)
-    scratch = Context(device=context.device, seed=context.seed, work=context.work / "calibrate")
+    scratch = replace(context, work=context.work / "calibrate", resume=False)
     _train(approach, partial, config, weights, scratch)
     held_ids = tuple(sorted(held))
     held_back = PredictData(dataset=data.dataset, image_ids=held_ids, fold=data.fold, part="train")

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from baselines import autoencoder, deep_svdd, knn
+from baselines import autoencoder, deep_svdd, gaussian, knn, ocsvm, pca
 from maskbridge.approach import Context, TrainData
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
@@ -18,9 +18,12 @@ from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
 SMALL = {
     deep_svdd: deep_svdd.Config(image_size=32, channels=4, embedding=16, epochs=2, batch_size=8),
     autoencoder: autoencoder.Config(image_size=32, channels=8, bottleneck=8, epochs=2, batch_size=8),
-    knn: knn.Config(backbone="shufflenet_v2_x0_5", backbone_weights="none", image_size=64),
+    **{
+        module: module.Config(backbone="shufflenet_v2_x0_5", backbone_weights="none", image_size=64)
+        for module in (knn, gaussian, pca, ocsvm)
+    },
 }
-ENOUGH_EPOCHS = {deep_svdd: {"epochs": 10}, autoencoder: {"epochs": 30, "learning_rate": 3e-3}, knn: {}}
+ENOUGH_EPOCHS = {deep_svdd: {"epochs": 10}, autoencoder: {"epochs": 30, "learning_rate": 3e-3}}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ approaches = pytest.mark.parametrize("module", SMALL, ids=lambda module: module.
 
 @approaches
 def test_an_obvious_planted_defect_is_found(module: ModuleType, work: SimpleNamespace, auroc) -> None:
-    config = dataclasses.replace(SMALL[module], **ENOUGH_EPOCHS[module])
+    config = dataclasses.replace(SMALL[module], **ENOUGH_EPOCHS.get(module, {}))
     work.train(module, config)
     assert auroc(work.predictions(module, config)) > 0.9
 
