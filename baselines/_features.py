@@ -98,15 +98,7 @@ def features(
             yield feature
 
 
-def pooled_matrix(
-    backbone: Backbone, dataset: Dataset, image_ids: Sequence[int], size: int, context: Context, *, stages: int
-) -> npt.NDArray[np.float32]:
-    """Pooled features of images, N x D: the means of the last `stages` maps side by side."""
-    rows = [joined(each, stages) for each in features(backbone, dataset, image_ids, size, context)]
-    return np.stack(rows)
-
-
-def joined(feature: Features, stages: int) -> npt.NDArray[np.float32]:
+def pooled(feature: Features, stages: int) -> npt.NDArray[np.float32]:
     """Means of the last `stages` maps of an image side by side, D, float32."""
     return np.concatenate([feature.pooled[stride] for stride in sorted(feature.pooled)[-stages:]])
 

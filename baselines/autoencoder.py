@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from baselines._maps import smooth
 from baselines._torch import (
     choose_device,
     load_checkpoint,
@@ -137,14 +138,6 @@ def build_network(config: Config) -> torch.nn.Sequential:
     for before, after in zip(widths[::-1], [*widths[-2::-1], 3], strict=True):
         decoder += [nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*encoder, *decoder[:-1], nn.Sigmoid())
-
-
-def smooth(residual: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
-    """Gaussian blur: h x w, float32 -> the same; sigma in pixels, 0 for none."""
-    import cv2
-    import numpy as np
-
-    return residual if sigma == 0 else np.asarray(cv2.GaussianBlur(residual, (0, 0), sigma), dtype=np.float32)
 
 
 def _residuals(

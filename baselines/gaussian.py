@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from baselines._pooled import PooledConfig, Tensors, fit, score, spread
+from baselines._feature_model import Arrays
+from baselines._pooled import PooledConfig, fit, score, spread
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 
 SUPERVISED = False
@@ -37,7 +38,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     return score(data, config, weights, context, lambda x, model: mahalanobis(x, model["mean"], model["precision"]))
 
 
-def fit_gaussian(features: npt.NDArray[np.float32]) -> Tensors:
+def fit_gaussian(features: npt.NDArray[np.float32]) -> Arrays:
     """Mean, D, and inverse covariance, D x D, of features, N x D; the identity where features do not vary."""
     from sklearn.covariance import LedoitWolf
 

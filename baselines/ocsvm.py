@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from baselines._pooled import PooledConfig, Tensors, fit, score, spread
+from baselines._feature_model import Arrays
+from baselines._pooled import PooledConfig, fit, score, spread
 from baselines._torch import require_at_least
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import OptionError
@@ -48,7 +49,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     return score(data, config, weights, context, outside)
 
 
-def support(features: npt.NDArray[np.float32], nu: float) -> Tensors:
+def support(features: npt.NDArray[np.float32], nu: float) -> Arrays:
     """A one-class SVM of features, N x D.
 
     Returns:
@@ -72,7 +73,7 @@ def support(features: npt.NDArray[np.float32], nu: float) -> Tensors:
     }
 
 
-def outside(feature: npt.NDArray[np.floating], model: Tensors) -> float:
+def outside(feature: npt.NDArray[np.floating], model: Arrays) -> float:
     """Minus the decision value of a feature, D; above 0 outside."""
     standard = (feature - model["mean"]) / model["scale"]
     kernel = np.exp(-model["gamma"] * np.square(model["vectors"] - standard).sum(axis=1))

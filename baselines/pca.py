@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from baselines._pooled import PooledConfig, Tensors, fit, score
+from baselines._feature_model import Arrays
+from baselines._pooled import PooledConfig, fit, score
 from baselines._torch import require_at_least
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import OptionError
@@ -50,7 +51,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
     return score(data, config, weights, context, lambda x, model: left_over(x, model["mean"], model["components"]))
 
 
-def components(features: npt.NDArray[np.float32], variance: float) -> Tensors:
+def components(features: npt.NDArray[np.float32], variance: float) -> Arrays:
     """Mean, D, and principal components, K x D, of features, N x D: as few as explain that share of the variance."""
     mean = features.mean(axis=0, dtype=np.float64)
     _, lengths, directions = np.linalg.svd(features - mean, full_matrices=False)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from baselines import autoencoder
+from baselines._maps import smooth
 from maskbridge.dataset import Dataset
 
 CONFIG = autoencoder.Config(image_size=32, channels=8, bottleneck=8, epochs=2, batch_size=8)
@@ -62,10 +63,10 @@ def test_a_different_blur_needs_no_new_training(work: SimpleNamespace) -> None:
     work.train(autoencoder, CONFIG)
     [sharp] = work.predictions(autoencoder, dataclasses.replace(CONFIG, blur=0.0), image_ids=(27,))
     [blurred] = work.predictions(autoencoder, CONFIG, image_ids=(27,))
-    np.testing.assert_allclose(blurred.map, autoencoder.smooth(sharp.map, CONFIG.blur), rtol=1e-5)
+    np.testing.assert_allclose(blurred.map, smooth(sharp.map, CONFIG.blur), rtol=1e-5)
     assert "blur" in autoencoder.PREDICT_OPTIONS
 
 
 def test_smoothing_keeps_a_constant_map_as_it_is() -> None:
     constant = np.full((12, 20), 0.25, np.float32)
-    np.testing.assert_allclose(autoencoder.smooth(constant, 3.0), constant, rtol=1e-6)
+    np.testing.assert_allclose(smooth(constant, 3.0), constant, rtol=1e-6)

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from baselines import autoencoder, deep_svdd, gaussian, knn, ocsvm, pca
+from baselines import autoencoder, deep_svdd, gaussian, knn, ocsvm, padim, patchcore, pca
 from maskbridge.approach import Context, TrainData
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
@@ -20,7 +20,7 @@ SMALL = {
     autoencoder: autoencoder.Config(image_size=32, channels=8, bottleneck=8, epochs=2, batch_size=8),
     **{
         module: module.Config(backbone="shufflenet_v2_x0_5", backbone_weights="none", image_size=64)
-        for module in (knn, gaussian, pca, ocsvm)
+        for module in (knn, gaussian, pca, ocsvm, patchcore, padim)
     },
 }
 ENOUGH_EPOCHS = {deep_svdd: {"epochs": 10}, autoencoder: {"epochs": 30, "learning_rate": 3e-3}}
@@ -168,8 +168,9 @@ def test_a_training_that_diverges_is_stopped(module: ModuleType, work: SimpleNam
 
 def test_importing_the_baselines_imports_no_torch() -> None:
     code = (
-        "import sys, baselines.knn, baselines.autoencoder, baselines.deep_svdd, baselines.box_fill, baselines.grabcut;"
-        "print(sorted({'torch', 'torchvision', 'safetensors'} & set(sys.modules)))"
+        "import sys, baselines.knn, baselines.gaussian, baselines.pca, baselines.ocsvm, baselines.patchcore,"
+        "baselines.padim, baselines.autoencoder, baselines.deep_svdd, baselines.box_fill, baselines.grabcut;"
+        "print(sorted({'torch', 'torchvision', 'safetensors', 'timm', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

@@ -12,11 +12,15 @@ from torchvision import models
 
 from baselines import _features, knn
 from baselines._backbones import load_backbone
-from baselines._features import features, pooled_matrix
+from baselines._features import features, pooled
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError
 
 NAME = "mobilenet_v3_small"
+
+
+def pooled_matrix(backbone, dataset, image_ids, size, context, *, stages):
+    return np.stack([pooled(each, stages) for each in features(backbone, dataset, image_ids, size, context)])
 
 
 @pytest.fixture

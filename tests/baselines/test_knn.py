@@ -47,7 +47,7 @@ def test_the_backbone_is_said_and_recorded(work: SimpleNamespace, capsys) -> Non
     trained = work.train(knn, CONFIG)
     assert trained.weights_from == "none"
     assert trained.facts["backbone"] == "shufflenet_v2_x0_5"
-    assert trained.facts["kept_values"] == 20 * trained.facts["feature_dimensions"] == 20 * 1024
+    assert trained.facts["learned_values"] == 20 * trained.facts["feature_dimensions"] == 20 * 1024
     assert trained.parameters > 300_000
     assert capsys.readouterr().err == "knn: backbone shufflenet_v2_x0_5, weights from none\n"
 
