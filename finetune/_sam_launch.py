@@ -9,24 +9,18 @@ each, with `NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT` set; the run folder is t
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from finetune._memory import keep_freed_memory
 from maskbridge.approach import Context
-from maskbridge.errors import MaskbridgeError, OptionError
-from maskbridge.progress import QUIET_VARIABLE
+from maskbridge.errors import OptionError
+from maskbridge.processes import together
 from maskbridge.weights import AUTO
 
 if TYPE_CHECKING:
@@ -59,26 +53,17 @@ def launch(work: Callable[..., Result], config: Config, context: Context, *argum
         raise OptionError("--precision 16 needs a GPU", expected="32 or bf16")
     if config.nodes < 1:
         raise OptionError("--nodes cannot be used", found=config.nodes, expected="1 or more")
-    several = count * config.nodes > 1
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=config.nodes,
-        precision=_PRECISIONS[precision],  # type: ignore[arg-type]
-        strategy=DDPStrategy(start_method="spawn") if several else "auto",
-    )
+    settings = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": config.nodes,
+        "precision": _PRECISIONS[precision],
+        "strategy": "ddp" if count * config.nodes > 1 else "auto",
+    }
     threads = max(1, torch.get_num_threads() // count) if accelerator == "cpu" else torch.get_num_threads()
-    if several:
-        whole = partial(work, config=config, context=context)
-        with TemporaryDirectory() as folder:
-            try:
-                told = fabric.launch(partial(_spawned, threads, whole, arguments, Path(folder)))
-            except ProcessException as error:
-                raise _reason(error, Path(folder)) from None
-        return cast(Result, pickle.loads(told))  # of our own process; Fabric takes the things that it knows apart
-    fabric.launch()
-    with _deterministic(fabric):
-        return work(fabric, *arguments, config=config, context=context)
+    whole = partial(work, config=config, context=context)
+    told: Result = together(count, _in_process, settings, threads, whole, *arguments, nodes=config.nodes)
+    return told
 
 
 def device_of(name: str) -> torch.device:
@@ -93,34 +78,12 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", 0 if isinstance(devices, int) else devices[0])
 
 
-def _spawned(
-    threads: int, work: Callable[..., Result], arguments: tuple[Any, ...], folder: Path, fabric: Fabric
-) -> bytes:
-    """One of several processes: its result, pickled; what the user can mend is left in the folder.
-
-    The other processes only notice that this one is gone.
-    """
+def _in_process(settings: dict[str, Any], threads: int, work: Callable[..., Any], *arguments: Any) -> Any:
     torch.set_num_threads(threads)
-    if not fabric.is_global_zero:
-        os.environ[QUIET_VARIABLE] = "1"
-    try:
-        with _deterministic(fabric):
-            return pickle.dumps(work(fabric, *arguments))
-    except (MaskbridgeError, OSError) as error:
-        kept = type(error)(str(error)) if isinstance(error, MaskbridgeError) else error
-        (folder / f"{fabric.global_rank}").write_bytes(pickle.dumps(kept))
-        raise
-
-
-def _reason(error: ProcessException, folder: Path) -> Exception:
-    """Why processes stopped: what one of them left in the folder, which nobody else can write to."""
-    left = sorted(folder.iterdir())
-    if left:
-        return cast(Exception, pickle.loads(left[0].read_bytes()))
-    if isinstance(error, ProcessExitedException):
-        found = error.signal_name or f"exit code {error.exit_code}"
-        return MaskbridgeError("a process of the training was stopped", found=found, remedy="is the memory enough?")
-    return error
+    fabric = Fabric(**settings)
+    fabric.launch()
+    with _deterministic(fabric):
+        return work(fabric, *arguments)
 
 
 @contextmanager
