@@ -11,7 +11,9 @@ YOLO_OPTIONS     ?=
 SAM_OPTIONS      ?=
 SVDD_OPTIONS     ?=
 AE_OPTIONS       ?=
-KNN_OPTIONS      ?=
+# Of all baselines on pretrained features, such as --backbone mobilenet_v2.
+FEATURE_OPTIONS  ?=
+PATCHCORE_OPTIONS ?=
 BOX_OPTIONS      ?=
 PROMPT_OPTIONS   ?= --max-prompts 20
 REPORT_OPTIONS   ?=
@@ -121,7 +123,12 @@ prompted: $(READY) ## NAME=name: SAM trained on boxes, given the true ones and Y
 baselines: $(READY) ## NAME=name: train the baselines and predict
 	$(call TRAIN,deep-svdd,$(SVDD_OPTIONS))
 	$(call TRAIN,autoencoder,$(AE_OPTIONS))
-	$(call TRAIN,knn,$(KNN_OPTIONS))
+	$(call TRAIN,knn,$(FEATURE_OPTIONS))
+	$(call TRAIN,gaussian,$(FEATURE_OPTIONS))
+	$(call TRAIN,pca,$(FEATURE_OPTIONS))
+	$(call TRAIN,ocsvm,$(FEATURE_OPTIONS))
+	$(call TRAIN,padim,$(FEATURE_OPTIONS))
+	$(call TRAIN,patchcore,$(FEATURE_OPTIONS) $(PATCHCORE_OPTIONS))
 
 evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
 	$(MB) evaluate $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-leaderboard

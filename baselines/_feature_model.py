@@ -24,7 +24,7 @@ from baselines._torch import (
     save_checkpoint,
 )
 from maskbridge.approach import Context, TrainData, Trained
-from maskbridge.progress import say
+from maskbridge.progress import say_once
 
 #: What was learned, by name.
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -55,7 +55,7 @@ def start(approach: str, data: TrainData, config: BackboneConfig, context: Conte
     require_training_images(data)
     name = choose_backbone(config.backbone, config.backbone_weights)
     backbone = load_backbone(name, config.backbone_weights, seed=context.seed)
-    say(f"{approach}: backbone {name}, weights from {backbone.weights_from}")
+    say_once(f"{approach}: backbone {name}, weights from {backbone.weights_from}")
     return backbone
 
 

@@ -5,8 +5,7 @@
 Patch features of two middle stages of a pretrained backbone are kept for the good training images, thinned out to a
 coreset by greedy k-center on a random projection; the anomaly map is the distance to the nearest one kept, the image
 score the largest distance, weighed by how lonely its nearest one is: Roth et al., Towards Total Recall in Industrial
-Anomaly Detection, CVPR 2022 (https://arxiv.org/abs/2106.08265). The code is ours: `benchmarks/baselines.py` measures it
-beside anomalib's.
+Anomaly Detection, CVPR 2022 (https://arxiv.org/abs/2106.08265).
 """
 
 from __future__ import annotations
