@@ -114,7 +114,7 @@ def choose_backbone(name: str, weights: str) -> str:
         others = _timm_names()
         if name in others:
             return name
-        near = difflib.get_close_matches(name, [*known, *others], n=3) or ["resnet18", "mobilenet_v2"]
+        near = difflib.get_close_matches(name, sorted({*known, *others}), n=3) or ["resnet18", "mobilenet_v2"]
         expected = f"a torchvision or timm name such as {', '.join(near)}"
         raise OptionError("unknown backbone", found=name, expected=expected)
     if weights == NONE:
