@@ -35,7 +35,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
     """Score images, one by one, by their Mahalanobis distance."""
-    return score(data, config, weights, context, lambda x, model: mahalanobis(x, model["mean"], model["precision"]))
+    yield from score(data, config, weights, context, lambda x, model: mahalanobis(x, model["mean"], model["precision"]))
 
 
 def fit_gaussian(features: npt.NDArray[np.float32]) -> Arrays:

@@ -44,7 +44,9 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
     """Score images, one by one, by their mean distance to the nearest good ones."""
-    return score(data, config, weights, context, lambda x, model: nearest_distance(x, model["bank"], config.neighbours))
+    yield from score(
+        data, config, weights, context, lambda x, model: nearest_distance(x, model["bank"], config.neighbours)
+    )
 
 
 def nearest_distance(feature: npt.NDArray[np.floating], bank: npt.NDArray[np.floating], neighbours: int) -> float:

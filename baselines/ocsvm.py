@@ -2,8 +2,9 @@
 
     maskbridge train ocsvm datasets/bottle runs/bottle-ocsvm-0 --fold 0 --backbone mobilenet_v2
 
-Schoelkopf et al., Estimating the Support of a High-Dimensional Distribution, Neural Computation 2001, by scikit-learn
-(libsvm), with a Gaussian kernel on features that are standardised first. Image score only: minus the decision value.
+Schoelkopf et al., Estimating the Support of a High-Dimensional Distribution, Neural Computation 13(7), 2001
+(https://doi.org/10.1162/089976601750264965), by scikit-learn (libsvm), with a Gaussian kernel on features that are
+standardised first. Image score only: minus the decision value.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
     """Score images, one by one, by minus the decision value."""
-    return score(data, config, weights, context, outside)
+    yield from score(data, config, weights, context, outside)
 
 
 def support(features: npt.NDArray[np.float32], nu: float) -> Arrays:

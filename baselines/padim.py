@@ -54,7 +54,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
     """Give each image its anomaly map and score."""
-    return score(data, config, weights, context, _measure, local=False)
+    yield from score(data, config, weights, context, _measure, local=False)
 
 
 def _gaussians(config: Config, seed: int, images: Iterator[torch.Tensor], count: int) -> Arrays:

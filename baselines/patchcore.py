@@ -62,7 +62,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
     """Give each image its anomaly map and score."""
-    return score(data, config, weights, context, partial(_measure, config.neighbours), local=True)
+    yield from score(data, config, weights, context, partial(_measure, config.neighbours), local=True)
 
 
 def coreset_size(option: str, patches: int) -> int:

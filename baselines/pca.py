@@ -48,7 +48,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
     """Score images, one by one, by what the components leave over."""
-    return score(data, config, weights, context, lambda x, model: left_over(x, model["mean"], model["components"]))
+    yield from score(data, config, weights, context, lambda x, model: left_over(x, model["mean"], model["components"]))
 
 
 def components(features: npt.NDArray[np.float32], variance: float) -> Arrays:

@@ -18,13 +18,14 @@ from maskbridge.predictions import Run
 from maskbridge.training import Settings
 
 APPROACHES = plugins.names("approach")
+BACKBONE = "--backbone shufflenet_v2_x0_5 --backbone-weights none --image-size 64"
 #: Options that make an approach small; a new one adds its line.
 SMALL = {
     "autoencoder": "--image-size 32 --channels 8 --bottleneck 8 --epochs 1",
     "box-fill": "",
     "deep-svdd": "--image-size 32 --channels 4 --embedding 16 --epochs 1",
     "grabcut": "--iterations 1 --side 32",
-    "knn": "--backbone shufflenet_v2_x0_5 --backbone-weights none --image-size 64",
+    **dict.fromkeys(("gaussian", "knn", "ocsvm", "padim", "patchcore", "pca"), BACKBONE),
     "sam": "--preset tiny --image-size 64 --epochs 1",
     "yolo-world": "--weights none --text-features hashed --imgsz 64 --epochs 1",
 }
