@@ -58,9 +58,9 @@ def test_the_decision_of_the_machine_is_scikit_learns(features, nu: float) -> No
 def test_where_features_do_not_vary_the_nearer_one_is_less_defective(module, monkeypatch) -> None:
     kept: dict[str, np.ndarray] = {}
     monkeypatch.setattr(module, "fit", lambda *arguments: kept.update(arguments[-1](np.ones((5, 8), np.float32))))
-    monkeypatch.setattr(module, "score", lambda *arguments: arguments[-1])
+    monkeypatch.setattr(module, "score", lambda *arguments: [arguments[-1]])
     module.train(None, module.Config(), None, None)
-    score = module.predict(None, module.Config(), None, None)
+    (score,) = module.predict(None, module.Config(), None, None)
     same, near, far = (score(np.full(8, value, np.float32), kept) for value in (1.0, 1.5, 3.0))
     assert same < near < far
 
