@@ -18,5 +18,7 @@ def enlarge(low: Map, size: int) -> Map:
 
 
 def smooth(anomaly: Map, sigma: float) -> Map:
-    """Gaussian blur: h x w, float32 -> the same; sigma in pixels, 0 for none."""
-    return anomaly if sigma == 0 else np.asarray(cv2.GaussianBlur(anomaly, (0, 0), sigma), dtype=np.float32)
+    """Gaussian blur: h x w, float32 -> the same; sigma in pixels, 0 for none; the mean stays (mirrored frame)."""
+    if sigma == 0:
+        return anomaly
+    return np.asarray(cv2.GaussianBlur(anomaly, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), dtype=np.float32)

@@ -1,21 +1,29 @@
-"""Deep SVDD: a small CNN learns to map good images close to one point; the score is the distance to it.
+"""Deep SVDD: a network learns to map good images close to one point; the score is the distance to it.
 
     maskbridge train deep-svdd datasets/bottle runs/bottle-deep-svdd-0 --fold 0
+    maskbridge train deep-svdd datasets/bottle runs/bottle-deep-svdd-resnet18-0 --preset resnet18
 
 The one-class objective of Ruff et al., Deep One-Class Classification, ICML 2018
-(https://proceedings.mlr.press/v80/ruff18a.html), with the paper's three-block LeNet at half its
-width (`--channels 32` is the paper's). No bias terms, no bounded activations, and a centre that is fixed
-before training and away from zero: otherwise the network could map every image to the centre. Image score
-only, no anomaly map.
+(https://proceedings.mlr.press/v80/ruff18a.html), with the paper's three-block LeNet at half its width (`--channels 32`
+is the paper's) or a pretrained encoder. So that the network cannot map every image to the centre, there is no bias
+term to learn and no bounded activation, and the centre is fixed before training and away from zero; of a pretrained
+encoder biases and batch normalisation stay as they are, and so do its own activations. With `--anomalies`, made ones
+are pushed away from the centre, weight / (distance + 1e-6), as in Ruff et al., Deep Semi-Supervised Anomaly Detection,
+ICLR 2020 (https://arxiv.org/abs/1906.02694). Image score only, no anomaly map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+from baselines._anomalies import METHODS, Maker, maker
+from baselines._augment import AugmentConfig, view
+from baselines._encoder import EncoderConfig, blank_encoder, normalised, start_encoder
+from baselines._loop import LoopConfig, Player, drawn_number, in_processes, optimise
 from baselines._torch import (
     choose_device,
     load_checkpoint,
@@ -24,23 +32,33 @@ from baselines._torch import (
     parameter_count,
     read_square,
     require_at_least,
-    require_finite_loss,
     require_multiple,
     require_training_images,
     save_checkpoint,
-    seed_everything,
-    shuffled_batches,
     to_tensor,
 )
+from baselines.gaussian import fit_gaussian, mahalanobis
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
+from maskbridge.errors import OptionError
 from maskbridge.progress import say
+from maskbridge.weights import NONE
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from lightning_fabric import Fabric
+
+    from baselines._backbones import Backbone
 
 SUPERVISED = False
+_PRETRAINED = {"backbone": "auto", "image_size": 128}
+PRESETS: dict[str, dict[str, Any]] = {
+    "cnn": {},
+    "resnet18": _PRETRAINED,
+    "resnet18-aug": {**_PRETRAINED, "flip": True, "rotation": 10.0, "crop": 0.8, "colour": 0.1},
+    "resnet18-mahalanobis": {**_PRETRAINED, "score": "mahalanobis"},
+}
 
 #: Entries of the centre nearer to zero than this are moved away from it: zero weights would match a zero.
 CENTRE_EPSILON = 0.1
@@ -48,10 +66,12 @@ CENTRE_EPSILON = 0.1
 COLLAPSE_RATIO = 1e-6
 #: Each block halves height and width and has twice the filters of the one before.
 BLOCKS = 3
+#: Added to the distance of a made anomaly.
+ANOMALY_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LoopConfig, AugmentConfig, EncoderConfig):
     """Options of Deep SVDD."""
 
     image_size: int = 64
@@ -60,94 +80,74 @@ class Config:
     """filters of the first of three blocks, each further one has twice as many; the paper has 32"""
     embedding: int = 128
     """number of dimensions of the embedding"""
-    epochs: int = 20
-    """passes over the training images"""
-    batch_size: int = 32
-    """images in a training step"""
-    learning_rate: float = 1e-4
-    """learning rate of Adam"""
     weight_decay: float = 1e-6
     """L2 penalty on the weights"""
+    score: Literal["distance", "mahalanobis"] = "distance"
+    """distance to the centre, squared, or Mahalanobis distance to the embeddings of the training images"""
+    anomalies: Literal["none", "gan", "cutpaste", "perlin"] = "none"
+    """how anomalies are made of training images, one of each in each step: by a small GAN trained on them first, by
+    pasting pieces of them, or by blending them along random noise"""
+    anomaly_weight: float = 1.0
+    """weight of made anomalies in the loss"""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        require_at_least(
-            self,
-            image_size=8,
-            channels=1,
-            embedding=1,
-            epochs=1,
-            batch_size=1,
-            learning_rate=1e-12,
-            weight_decay=0,
-        )
+        LoopConfig.__post_init__(self)
+        AugmentConfig.__post_init__(self)
+        require_at_least(self, image_size=8, channels=1, embedding=1, anomaly_weight=0)
         require_multiple(self, image_size=2**BLOCKS)
+        if self.anomalies not in (NONE, *METHODS):
+            raise OptionError("--anomalies is unknown", found=self.anomalies, expected=", ".join((NONE, *METHODS)))
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
     """Learn from good images; writes the network and its centre to `model.safetensors`."""
-    import torch
-
     require_training_images(data)
-    device = choose_device(context.device)
-    order = seed_everything(context.seed)
-    images = load_images(data.dataset, data.train, config.image_size, context)
-    network = build_network(config).to(device).to(memory_format=torch.channels_last)
-    centre = fix_centre(_embed(network, images, config.batch_size, device))
-    start = _distances(_embed(network, images, config.batch_size, device), centre)
-
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    losses: list[float] = []
-    for epoch in context.track(range(config.epochs), "training deep-svdd", total=config.epochs):
-        network.train()
-        total = 0.0
-        for batch in shuffled_batches(len(images), config.batch_size, order):
-            loss = _distances(network(prepare(images[batch], device)), centre).mean()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += loss.item() * len(batch)
-        losses.append(total / len(images))
-        require_finite_loss(losses[-1], epoch)
-
-    end = _distances(_embed(network, images, config.batch_size, device), centre)
-    collapsed = len(images) > 1 and float(end.std(correction=0)) <= COLLAPSE_RATIO * float(start.mean())
-    if collapsed:
-        say("deep-svdd has collapsed: all training images are equally far from the centre")
-    facts = {
-        "loss_by_epoch": losses,
-        "distance_mean": float(end.mean()),
-        "distance_std": float(end.std(correction=0)),
-        "collapsed": collapsed,
-    }
-    save_checkpoint(
-        weights,
-        {**{f"network.{name}": tensor for name, tensor in network.state_dict().items()}, "centre": centre},
-        {"approach": "deep-svdd", "options": asdict(config)},
-    )
-    return Trained(parameters=parameter_count(network), weights_from="none", facts=facts)
+    return in_processes(_train, data, weights, config=config, context=context)
 
 
 def predict(data: PredictData, config: Config, weights: Path, context: Context) -> Iterator[Prediction]:
-    """Score images, one by one, by their squared distance to the centre."""
+    """Score images, one by one."""
     import numpy as np
 
     device = choose_device(context.device)
-    tensors, _ = load_checkpoint(weights)
-    centre = tensors.pop("centre").to(device)
-    network = build_network(config)
-    load_network(network, {name.removeprefix("network."): t for name, t in tensors.items()}, weights)
+    tensors, header = load_checkpoint(weights)
+    parts = {kind: _under(kind, tensors) for kind in ("network", "gaussian")}
+    centre = tensors["centre"].to(device)
+    gaussian = {name: tensor.numpy() for name, tensor in parts["gaussian"].items()}
+    backbone = blank_encoder(header.get("backbone"))
+    network = build_network(config, backbone)
+    load_network(network, parts["network"], weights)
     network.to(device)
     for image_id in data.image_ids:
         images = read_square(data.dataset, image_id, config.image_size)[np.newaxis]
-        distances = _distances(_embed(network, images, 1, device), centre)
-        yield Prediction(image_id=image_id, score=float(distances[0]))
+        embedded = _embed(network, images, 1, device, backbone)
+        if gaussian:
+            score = mahalanobis(embedded[0].cpu().numpy(), gaussian["mean"], gaussian["precision"])
+        else:
+            score = float(_distances(embedded, centre)[0])
+        yield Prediction(image_id=image_id, score=score)
 
 
-def build_network(config: Config) -> torch.nn.Sequential:
-    """The paper's LeNet: N x 3 x size x size, float32 -> N x embedding, float32; no bias anywhere."""
+def build_network(config: Config, backbone: Backbone | None = None) -> torch.nn.Sequential:
+    """The paper's LeNet, or a pretrained encoder with an embedding in place of its classifier.
+
+    N x 3 x size x size, float32 -> N x embedding, float32; nothing with a bias is trained.
+    """
+    import torch
     from torch import nn
 
+    if backbone is not None:
+        from timm.layers import freeze_batch_norm_2d
+
+        encoder = freeze_batch_norm_2d(backbone.network)
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and not name.endswith("bias"))
+        with torch.inference_mode():
+            width = encoder(torch.zeros(1, 3, config.image_size, config.image_size)).shape[1]
+        head = {"pool": nn.AdaptiveAvgPool2d(1), "flat": nn.Flatten()}
+        linear = nn.Linear(width, config.embedding, bias=False)
+        return nn.Sequential(OrderedDict({"encoder": encoder, **head, "embedding": linear}))
     layers: list[nn.Module] = []
     before = 3
     for channels in (config.channels * 2**block for block in range(BLOCKS)):
@@ -178,35 +178,96 @@ def fix_centre(embeddings: torch.Tensor) -> torch.Tensor:
     return torch.where(centre.abs() < CENTRE_EPSILON, pushed, centre)
 
 
-def prepare(images: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+def contrast_normalised(images: torch.Tensor) -> torch.Tensor:
     """Global contrast normalisation of each image, as in the paper: zero mean, unit mean absolute value.
 
-    Args:
-        images: N x H x W x 3, uint8, RGB.
-        device: Where the result shall lie.
-
-    Returns:
-        N x 3 x H x W, float32.
+    N x 3 x H x W, float32, [0, 1] -> the same shape.
     """
-    tensor = to_tensor(images, device)
-    tensor = tensor - tensor.mean(dim=(1, 2, 3), keepdim=True)
+    tensor = images - images.mean(dim=(1, 2, 3), keepdim=True)
     return tensor / tensor.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
 
 
+def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, context: Context) -> Trained:
+    import torch
+
+    device = fabric.device
+    torch.manual_seed(context.seed)
+    images = load_images(data.dataset, data.train, config.image_size, context)
+    backbone = start_encoder("deep-svdd", config, context.seed)
+    torch.manual_seed(context.seed)
+    network = build_network(config, backbone).to(device).to(memory_format=torch.channels_last)
+    untrained = _embed(network, images, config.batch_size, device, backbone)
+    centre = fix_centre(untrained)
+    made = None if config.anomalies == NONE else maker(config.anomalies, images, fabric, context)
+
+    def losses(networks: Sequence[torch.nn.Module], rows: torch.Tensor) -> torch.Tensor:
+        good = view(to_tensor(images[rows.numpy()], device), config)
+        if made is None:
+            return _distances(networks[0](_prepared(good, backbone)), centre)
+        both = torch.cat([good, to_tensor(_anomalous(images[rows.numpy()], made), device)])
+        near, far = _distances(networks[0](_prepared(both, backbone)), centre).chunk(2)
+        return near + config.anomaly_weight / (far + ANOMALY_EPSILON)
+
+    [history] = optimise(fabric, [Player(network, losses)], len(images), "deep-svdd", config, context)
+    trained = _embed(network, images, config.batch_size, device, backbone)
+    end = _distances(trained, centre)
+    collapsed = len(images) > 1 and float(end.std(correction=0)) <= COLLAPSE_RATIO * float(
+        _distances(untrained, centre).mean()
+    )
+    if collapsed and fabric.global_rank == 0:
+        say("deep-svdd has collapsed: all training images are equally far from the centre")
+    kept = {f"network.{name}": tensor for name, tensor in network.state_dict().items()} | {"centre": centre}
+    if config.score == "mahalanobis":
+        gaussian = fit_gaussian(trained.cpu().numpy())
+        kept |= {f"gaussian.{name}": torch.from_numpy(value) for name, value in gaussian.items()}
+    name = None if backbone is None else backbone.name
+    if fabric.global_rank == 0:
+        save_checkpoint(weights, kept, {"approach": "deep-svdd", "options": asdict(config), "backbone": name})
+    return Trained(
+        parameters=parameter_count(network),
+        weights_from=NONE if backbone is None else backbone.weights_from,
+        facts={
+            "backbone": name,
+            "loss_by_epoch": history,
+            "distance_mean": float(end.mean()),
+            "distance_std": float(end.std(correction=0)),
+            "collapsed": collapsed,
+        },
+    )
+
+
+def _anomalous(images: npt.NDArray[np.uint8], made: Maker) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    rng = np.random.default_rng(drawn_number())
+    return np.stack([made(image, rng)[0] for image in images])
+
+
+def _prepared(images: torch.Tensor, backbone: Backbone | None) -> torch.Tensor:
+    return contrast_normalised(images) if backbone is None else normalised(images, backbone)
+
+
 def _embed(
-    network: torch.nn.Module, images: npt.NDArray[np.uint8], batch_size: int, device: torch.device
+    network: torch.nn.Module,
+    images: npt.NDArray[np.uint8],
+    batch_size: int,
+    device: torch.device,
+    backbone: Backbone | None,
 ) -> torch.Tensor:
     """Embeddings of all images, N x D, with the network as it is at prediction."""
     import torch
 
     network.eval()
-    with torch.inference_mode():
-        batches = [
-            network(prepare(images[start : start + batch_size], device)) for start in range(0, len(images), batch_size)
-        ]
+    with torch.no_grad():
+        starts = range(0, len(images), batch_size)
+        batches = [network(_prepared(to_tensor(images[i : i + batch_size], device), backbone)) for i in starts]
     return torch.cat(batches)
 
 
 def _distances(embeddings: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """Squared distance of each embedding to the centre: N x D, D -> N."""
     return (embeddings - centre).square().sum(dim=1)
+
+
+def _under(kind: str, tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")}

@@ -198,7 +198,7 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
         )
     weights = context.work / "calibration"
     partial = TrainData(dataset=data.dataset, train=rest, val=(), fold=data.fold)
-    scratch = replace(context, work=context.work / "calibrate", resume=False)
+    scratch = replace(context, work=context.work / "calibrate")
     _train(approach, partial, config, weights, scratch)
     held_ids = tuple(sorted(held))
     held_back = PredictData(dataset=data.dataset, image_ids=held_ids, fold=data.fold, part="train")

@@ -70,3 +70,63 @@ def test_a_different_blur_needs_no_new_training(work: SimpleNamespace) -> None:
 def test_smoothing_keeps_a_constant_map_as_it_is() -> None:
     constant = np.full((12, 20), 0.25, np.float32)
     np.testing.assert_allclose(smooth(constant, 3.0), constant, rtol=1e-6)
+
+
+def test_smoothing_keeps_the_mean_so_that_a_maps_mean_is_the_loss_of_its_image() -> None:
+    rough = np.random.default_rng(0).random((40, 56), np.float32)
+    assert smooth(rough, 5.0).mean() == pytest.approx(rough.mean(), rel=1e-4)
+
+
+PRETRAINED = {"backbone": "shufflenet_v2_x0_5", "backbone_weights": "none"}
+
+
+@pytest.mark.parametrize("preset", sorted(autoencoder.PRESETS))
+def test_every_preset_redraws_images(preset: str, work: SimpleNamespace) -> None:
+    settings = dict(autoencoder.PRESETS[preset])
+    settings |= PRETRAINED if "backbone" in settings else {}
+    small = {"image_size": 64, "channels": 8, "bottleneck": 8, "epochs": 2}
+    config = autoencoder.Config(**settings, **small)
+    trained = work.train(autoencoder, config)
+    assert trained.facts["backbone"] == settings.get("backbone")
+    assert trained.facts["train_loss"] > 0
+    [prediction] = work.predictions(autoencoder, config, image_ids=(27,))
+    assert prediction.map.shape == (64, 64)
+
+
+def test_an_encoder_that_does_not_fit_is_told() -> None:
+    from maskbridge.errors import OptionError
+
+    with pytest.raises(OptionError, match="multiple of 32"):
+        autoencoder.Config(backbone="resnet18", image_size=48)
+
+
+def test_the_ssim_map_is_that_of_another_implementation() -> None:
+    """Wang et al. 2004 with OpenCV's Gaussian window, away from the frame."""
+    import cv2
+
+    rng = np.random.default_rng(3)
+    one = cv2.GaussianBlur(rng.random((3, 60, 44)).astype(np.float32).transpose(1, 2, 0), (0, 0), 1.0)
+    two = np.clip(one + rng.normal(0, 0.05, one.shape), 0, 1).astype(np.float32)
+
+    def window(x):
+        return cv2.GaussianBlur(x, (11, 11), 1.5)
+
+    mean1, mean2 = window(one), window(two)
+    var1, var2 = window(one * one) - mean1**2, window(two * two) - mean2**2
+    both = window(one * two) - mean1 * mean2
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mean1 * mean2 + c1) * (2 * both + c2) / ((mean1**2 + mean2**2 + c1) * (var1 + var2 + c2))
+    expected = 1 - ssim.mean(axis=2)
+    a, b = (torch.from_numpy(x.transpose(2, 0, 1)[None]) for x in (one, two))
+    found = autoencoder.residual(a, b, "ssim")[0].numpy()
+    assert found.shape == (60, 44)
+    np.testing.assert_allclose(found[6:-6, 6:-6], expected[6:-6, 6:-6], atol=2e-4)
+
+
+def test_ssim_learns_too_and_its_map_is_of_one_minus_ssim(work: SimpleNamespace) -> None:
+    config = dataclasses.replace(CONFIG, loss="ssim", epochs=6, blur=0.0)
+    facts = work.train(autoencoder, config).facts
+    assert facts["loss_by_epoch"][-1] < facts["loss_by_epoch"][0]
+    [prediction] = work.predictions(autoencoder, config, image_ids=(27,))
+    assert prediction.map.min() >= 0
+    assert prediction.map.max() <= 2

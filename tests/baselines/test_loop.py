@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines import _loop, autoencoder, deep_svdd
+from baselines._loop import LoopConfig, Player, in_processes, optimise
+from maskbridge.approach import Context
+from maskbridge.errors import MaskbridgeError, OptionError
+
+POINTS = torch.linspace(-1, 1, 21)[:, None]
+CONFIG = LoopConfig(epochs=6, batch_size=4, learning_rate=1e-2)
+
+
+def fit_line(fabric, *, config: LoopConfig, context: Context) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """y = 2x + 1, with noise that the loop seeds."""
+    torch.manual_seed(context.seed)
+    network = torch.nn.Linear(1, 1)
+
+    def losses(networks, rows):
+        x = POINTS[rows]
+        return (networks[0](x + 0.01 * torch.randn_like(x)) - (2 * x + 1)).square().mean(dim=1)
+
+    [history] = optimise(fabric, [Player(network, losses)], len(POINTS), "line", config, context)
+    return history, {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def quiet_line(fabric, *, config: LoopConfig, context: Context) -> dict[str, torch.Tensor]:
+    torch.manual_seed(context.seed)
+    network = torch.nn.Linear(1, 1)
+
+    def losses(networks, rows):
+        return (networks[0](POINTS[rows]) - (2 * POINTS[rows] + 1)).square().mean(dim=1)
+
+    optimise(fabric, [Player(network, losses)], len(POINTS), "line", config, context)
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    (tmp_path / "work").mkdir()
+    return Context(device="cpu", seed=5, work=tmp_path / "work")
+
+
+def test_losses_fall_and_there_is_one_for_each_epoch(context: Context) -> None:
+    history, _ = in_processes(fit_line, config=dataclasses.replace(CONFIG, epochs=30), context=context)
+    assert len(history) == 30
+    assert history[-1] < history[0] / 2
+
+
+def test_a_training_that_goes_on_ends_at_the_same_bits(context: Context, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(_loop, "KEEP_SECONDS", 0.0)
+    whole, weights = in_processes(fit_line, config=CONFIG, context=context)
+    in_processes(fit_line, config=dataclasses.replace(CONFIG, epochs=2), context=context)
+    capsys.readouterr()
+    resumed, again = in_processes(fit_line, config=CONFIG, context=dataclasses.replace(context, resume=True))
+    assert capsys.readouterr().err == "line: goes on after epoch 2 of 6\n"
+    assert resumed == whole
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+def test_without_resume_what_lies_there_is_not_used(context: Context) -> None:
+    first = in_processes(fit_line, config=CONFIG, context=context)
+    second = in_processes(fit_line, config=CONFIG, context=context)
+    assert first[0] == second[0]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_also_from_a_last_batch_of_one(context: Context) -> None:
+    one = in_processes(quiet_line, config=CONFIG, context=context)
+    two = in_processes(quiet_line, config=dataclasses.replace(CONFIG, devices=2), context=context)
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_two_players_take_turns_and_see_each_other(context: Context) -> None:
+    def work(fabric, *, config, context):
+        one, two = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+        players = [
+            Player(one, lambda networks, rows: (networks[0](POINTS[rows]) - 3 * POINTS[rows]).square().mean(dim=1)),
+            Player(
+                two,
+                lambda networks, rows: (
+                    (networks[1](POINTS[rows]) - networks[0](POINTS[rows]).detach()).square().mean(dim=1)
+                ),
+            ),
+        ]
+        history = optimise(fabric, players, len(POINTS), "two", config, context)
+        return history, one.weight.item(), two.weight.item()
+
+    config = LoopConfig(epochs=100, batch_size=8, learning_rate=5e-2)
+    history, one, two = in_processes(work, config=config, context=context)
+    assert [len(each) for each in history] == [100, 100]
+    assert (one, two) == (pytest.approx(3, abs=0.05), pytest.approx(3, abs=0.05))
+
+
+def test_parameters_without_gradients_stay(context: Context) -> None:
+    def work(fabric, *, config, context):
+        network = torch.nn.Linear(1, 1)
+        network.bias.requires_grad_(False)
+        before = network.bias.item()
+        player = Player(network, lambda networks, rows: (networks[0](POINTS[rows]) - 9).square().mean(dim=1))
+        optimise(fabric, [player], len(POINTS), "frozen", config, context)
+        return before, network.bias.item()
+
+    before, after = in_processes(work, config=CONFIG, context=context)
+    assert before == after
+
+
+def test_divergence_names_the_epoch(context: Context) -> None:
+    def work(fabric, *, config, context):
+        network = torch.nn.Linear(1, 1)
+        player = Player(network, lambda networks, rows: networks[0](POINTS[rows]).mean(dim=1) * float("nan"))
+        optimise(fabric, [player], len(POINTS), "nan", config, context)
+
+    with pytest.raises(MaskbridgeError, match=r"training diverged.*epoch 0"):
+        in_processes(work, config=CONFIG, context=context)
+
+
+@pytest.mark.parametrize("field", ["epochs", "batch_size", "learning_rate", "devices"])
+def test_options_that_cannot_work_are_refused_by_name(field: str) -> None:
+    for module in (deep_svdd, autoencoder):
+        with pytest.raises(OptionError, match=f"--{field.replace('_', '-')} cannot be used"):
+            module.Config(**{field: 0})
