@@ -40,8 +40,9 @@ from evaluation.pixel_metrics import PixelMetrics
 from maskbridge import geometry
 from maskbridge.convert import ConvertOptions, convert
 from maskbridge.dataset import Dataset
-from maskbridge.derive import PredictionView, detections_from_map
+from maskbridge.derive import PredictionView
 from maskbridge.meters import PhaseMeter
+from maskbridge.painting import detections_from_map
 from maskbridge.predictions import Run
 from maskbridge.sample import make_sample
 

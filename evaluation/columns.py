@@ -70,6 +70,7 @@ COLUMNS = (
     *_MASK_AP,
     *_MASK_OVERLAP,
     Column("box AP50 by type", "instance_by_type", "bbox_ap50"),
+    Column("macro recall of types", "type", "macro_recall"),
 )
 
 #: Of runs that were given truth; the first ranks them.
@@ -91,6 +92,8 @@ _FAMILIES = {
     "instance_by_type": "{} by type",
     "image_recall_by_type": "images called, {}",
     "detection_rate_by_type": "defects found, {}",
+    "type": "{} of types",
+    "type_recall": "images called by their type, {}",
 }
 _WORDS = {"bbox": "box", "segm": "mask", "ap": "AP", "f1": "F1", "auroc": "AUROC", "iou": "IoU"}
 
@@ -99,7 +102,7 @@ def heading(family: str, name: str) -> str:
     """What a metric is called in a sentence or a table."""
     if (family, name) in HEADINGS:
         return HEADINGS[family, name]
-    if family.endswith("recall_by_type") or family.startswith("detection_rate"):
+    if family in ("image_recall_by_type", "detection_rate_by_type", "type_recall"):
         return _FAMILIES[family].format(name)
     plain, low, word, high = re.fullmatch(r"(.+?)(?:_(?:(\d+)|(under|over))_(\d+)px)?", name).groups()  # type: ignore[union-attr]
     words = [_WORDS.get(part, part.upper() if re.fullmatch(r"a[pr]\d+", part) else part) for part in plain.split("_")]

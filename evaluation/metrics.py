@@ -24,8 +24,8 @@ from evaluation.image_metrics import ImageMetrics
 from evaluation.instance_metrics import InstanceMetrics
 from evaluation.intervals import Family, Metric, Resampling, measure
 from evaluation.pixel_metrics import PixelMetrics
-from evaluation.type_metrics import detection_rate_by_type, recall_by_type
-from maskbridge.dataset import Dataset
+from evaluation.type_metrics import TYPE_NAMES, TypeMetrics, detection_rate_by_type, recall_by_type, type_recall
+from maskbridge.dataset import GOOD, Dataset
 from maskbridge.derive import PredictionView, part_image_ids
 from maskbridge.errors import RunError
 from maskbridge.files import sha256_bytes
@@ -188,6 +188,20 @@ def _mask_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Buil
     return overlap, results.derived
 
 
+def _type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    types = view.types()
+    if types.value is None:
+        return _none(TYPE_NAMES, types.why), False
+    return TypeMetrics(view.dataset, view.image_ids, types.value), types.derived
+
+
+def _type_recall_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+    types = view.types()
+    if types.value is None:
+        return _none((GOOD, *_types(view)), types.why), False
+    return type_recall(view.dataset, view.image_ids, types.value), types.derived
+
+
 _FAMILIES: dict[str, Callable[[PredictionView, npt.NDArray[np.bool_]], Built]] = {
     "image": _image_family,
     "image_recall_by_type": _image_recall_by_type_family,
@@ -196,6 +210,8 @@ _FAMILIES: dict[str, Callable[[PredictionView, npt.NDArray[np.bool_]], Built]] =
     "instance_by_type": _instance_by_type_family,
     "mask": _mask_family,
     "detection_rate_by_type": _detection_rate_by_type_family,
+    "type": _type_family,
+    "type_recall": _type_recall_family,
 }
 
 

@@ -25,7 +25,7 @@ from finetune._sam_prompts import dense
 from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
-from maskbridge.derive import MOST_DETECTIONS
+from maskbridge.painting import MOST_DETECTIONS
 from maskbridge.prompts import Prompt
 
 #: Boxes of masks from a grid that overlap more are one defect, as in `SamAutomaticMaskGenerator`.

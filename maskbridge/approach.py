@@ -59,12 +59,14 @@ class Prediction:
         score: Anomaly score of the image, higher is more defective.
         map: Anomaly map, h x w, float32, at the model's own resolution, covering the whole image.
         detections: Detected defects.
+        type: What the image is called: `good` or the name of a defect type.
     """
 
     image_id: int
     score: float | None = None
     map: npt.NDArray[np.float32] | None = None
     detections: Sequence[Detection] | None = None
+    type: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,7 +245,7 @@ def _fit_maps(run: Run, image_ids: Sequence[int]) -> Standardise:
 
 def _mapped(run: Run, mapping: dict[str, Standardise | None], dataset: Dataset) -> Iterator[Prediction]:
     image_ids = dataset.split(run.info["fold"]).test
-    scores, results = run.scores("test"), run.detections("test")
+    scores, types, results = run.scores("test"), run.types("test"), run.detections("test")
     of_image: dict[int, list[Detection]] = {image_id: [] for image_id in image_ids}
     rule = mapping["detections"]
     for result in results or []:
@@ -266,6 +266,7 @@ def _mapped(run: Run, mapping: dict[str, Standardise | None], dataset: Dataset) 
             score=None if scores is None or score_rule is None else float(score_rule(scores[image_id])),
             map=None if anomaly_map is None or map_rule is None else map_rule(anomaly_map).astype(np.float32),
             detections=None if results is None else of_image[image_id],
+            type=None if types is None else types[image_id],
         )
 
 

@@ -4,10 +4,10 @@
     found = view.scores()                 # found.value, found.derived, found.why
     maps = view.maps().value              # a function of the image id, or None
 
-Image score: the largest confidence (0 without detections), else the largest value of the map. Map: the
-largest confidence painted over each mask, else box. Detections: the 8-connected components of the map above
-the pixel threshold. What is there is never replaced. A run that was given truth has detections alone: scores, maps and
-thresholds would tell what it was told.
+Image score: the largest confidence (0 without detections), else the largest value of the map. Type of the image: that
+of the surest detection where the score reaches the image threshold, else good. Map: the largest confidence painted over
+each mask, else box. Detections: the 8-connected components of the map above the pixel threshold. What is there is never
+replaced. A run that was given truth has detections alone: scores, maps and thresholds would tell what it was told.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge import geometry
-from maskbridge.dataset import Dataset
+from maskbridge.dataset import GOOD, Dataset
 from maskbridge.detection_checks import check_in_image, in_order_of_truth
 from maskbridge.errors import RunError
+from maskbridge.painting import detections_from_map, map_from_detections
 from maskbridge.pixel_counts import resized
 from maskbridge.predictions import Result, Run
-
-#: Detections derived from one map at most, the highest first: what the COCO evaluation looks at.
-MOST_DETECTIONS = 100
 
 Value = TypeVar("Value")
 Maps = Callable[[int], npt.NDArray[np.float32]]
@@ -130,6 +126,34 @@ class PredictionView:
             return Found({i: float(maps.value(i).max()) for i in self.image_ids}, derived=True)
         return Found(None, why="the run has neither scores nor maps nor detections")
 
+    def types(self) -> Found[dict[int, str]]:
+        """What each image is called: `good` or the name of a defect type.
+
+        Raises:
+            RunError: When images of the part have no type, or others have one, or a type is not the dataset's.
+        """
+        if self.given_why:
+            return Found(None, why=self.given_why)
+        names = {category["id"]: category["name"] for category in self.dataset.categories}
+        types = self.run.types(self.part)
+        if types is not None:
+            self._refuse_other_images(set(types), "types")
+            unknown = sorted(set(types.values()) - {GOOD, *names.values()})
+            if unknown:
+                raise RunError("a type is not the dataset's", where=self.run.path, found=unknown[0])
+            return Found(types)
+        results, scores, thresholds = self._detections(), self.scores(), self.threshold("image")
+        if results is None or any(result["category_id"] not in names for result in results):
+            return Found(None, why="the run names no types")
+        if scores.value is None or thresholds.value is None:
+            return Found(None, why=scores.why or thresholds.why)
+        surest: dict[int, Result] = {}
+        for result in sorted(results, key=lambda result: -result["score"]):
+            surest.setdefault(result["image_id"], result)
+        called = {i for i in surest if scores.value[i] >= thresholds.value[i]}
+        kinds = {i: names[surest[i]["category_id"] or 0] if i in called else GOOD for i in self.image_ids}
+        return Found(kinds, derived=True)
+
     def maps(self) -> Found[Maps]:
         """Anomaly map by image id: h x w, float32, at the model's own resolution (derived: the image's).
 
@@ -228,66 +252,3 @@ def part_image_ids(run: Run, dataset: Dataset, part: str) -> tuple[int, ...]:
     if fold != "official" and not isinstance(fold, int):
         raise RunError("a run over all folds has the part crossval alone", where=run.path, found=part)
     return tuple(sorted(dataset.split(fold).part(part)))
-
-
-def map_from_detections(results: Sequence[Result], size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Paint each detection's confidence over its mask, else its box; where they overlap the largest stays.
-
-    Args:
-        results: COCO results of one image.
-        size_hw: Height and width of the image in pixels.
-
-    Returns:
-        H x W, float32; 0 where nothing was detected.
-    """
-    painted = np.zeros(size_hw, np.float32)
-    for result in sorted(results, key=lambda result: result["score"]):
-        with np.errstate(over="ignore"):  # refused where the map is read
-            score = np.float32(result["score"])
-        if "segmentation" in result:
-            inside = geometry.decode(result["segmentation"]) > 0
-            painted[inside] = np.maximum(painted[inside], score)
-        else:
-            left, top, width, height = result["bbox"]
-            rows = slice(max(0, round(top)), max(0, round(top + height)))
-            columns = slice(max(0, round(left)), max(0, round(left + width)))
-            painted[rows, columns] = np.maximum(painted[rows, columns], score)
-    return painted
-
-
-def detections_from_map(anomaly_map: npt.NDArray[np.float32], threshold: float, image_id: int) -> list[Result]:
-    """Make each 8-connected component of the pixels at or above the threshold a detection of unknown type.
-
-    Args:
-        anomaly_map: H x W, float32, at the size of the image.
-        threshold: Smallest value that belongs to a defect.
-        image_id: Id of the image.
-
-    Returns:
-        COCO results by descending score, at most `MOST_DETECTIONS`: score = largest value of the component,
-        half-open tight box, RLE.
-    """
-    above = (anomaly_map >= np.float32(threshold)).view(np.uint8)
-    left, top, width, height = cv2.boundingRect(above)
-    if width == 0:
-        return []
-    crop = np.ascontiguousarray(above[top : top + height, left : left + width])
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(crop, connectivity=8, ltype=cv2.CV_32S)
-    inside = crop > 0
-    highest = np.full(count, -np.inf, np.float32)
-    np.maximum.at(highest, labels[inside].astype(np.intp), anomaly_map[top : top + height, left : left + width][inside])
-    results: list[Result] = []
-    for label in sorted(range(1, count), key=lambda label: -highest[label])[:MOST_DETECTIONS]:
-        x, y, w, h = (int(value) for value in stats[label, :4])
-        piece = labels[y : y + h, x : x + w] == label
-        size_hw = (anomaly_map.shape[0], anomaly_map.shape[1])
-        results.append(
-            {
-                "image_id": image_id,
-                "category_id": None,
-                "bbox": [float(left + x), float(top + y), float(w), float(h)],
-                "score": float(highest[label]),
-                "segmentation": geometry.encode_crop(piece, (left + x, top + y), size_hw),
-            }
-        )
-    return results

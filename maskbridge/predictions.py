@@ -5,7 +5,7 @@
     run.detections("test")      # COCO results list or None
     run.map("test", 17)         # float32 h x w or None
 
-Files: `run.json`, `weights/`, `predictions/<part>/{detections.json, scores.json, maps/<image id>.npy}`.
+Files: `run.json`, `weights/`, `predictions/<part>/{detections.json, scores.json, types.json, maps/<image id>.npy}`.
 A file that is absent was not produced; `derive` fills in what follows from the others.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from maskbridge.files import staged_folder, write_array, write_json
 from maskbridge.geometry import RLE
 from maskbridge.run_info import read_run_info
 from maskbridge.run_lengths import run_lengths
+from maskbridge.typed_json import decoded
 
 
 class Result(TypedDict, total=False):
@@ -46,6 +46,7 @@ class Result(TypedDict, total=False):
 # A typed decoder stops at the first value of another kind: a hostile file never becomes objects in memory.
 _RESULTS = msgspec.json.Decoder(list[Result])
 _SCORES = msgspec.json.Decoder(dict[str, float])
+_TYPES = msgspec.json.Decoder(dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,21 @@ class Run:
         path = self._part(part) / "scores.json"
         if not os.path.lexists(path):
             return None
-        scores = _decoded(path, _SCORES, "is not a table of scores by image id")
-        for image_id in scores:
-            if not image_id.isdecimal() or str(int(image_id)) != image_id:
-                raise RunError("a score is not named by an image id", where=path, found=repr(image_id))
-        return {int(image_id): value for image_id, value in scores.items()}
+        return _by_image_id(decoded(path, _SCORES, "is not a table of scores by image id"), "a score", path)
+
+    def types(self, part: str) -> dict[int, str] | None:
+        """What each image of a part is called: `good` or a defect type; None where the approach gave none."""
+        path = self._part(part) / "types.json"
+        if not os.path.lexists(path):
+            return None
+        return _by_image_id(decoded(path, _TYPES, "is not a table of types by image id"), "a type", path)
 
     def detections(self, part: str) -> list[Result] | None:
         """COCO results of a part; None where the approach gave none."""
         path = self._part(part) / "detections.json"
         if not os.path.lexists(path):
             return None
-        results = _decoded(path, _RESULTS, "is not a COCO result")
+        results = decoded(path, _RESULTS, "is not a COCO result")
         for index, result in enumerate(results):
             where = f"{path}, entry {index}"
             if result["bbox"][2] < 0 or result["bbox"][3] < 0:
@@ -198,7 +202,7 @@ def write_predictions(run_path: Path, part: str, predictions: Iterable[Predictio
     Args:
         run_path: The run folder.
         part: `val`, `test` or `crossval`.
-        predictions: One for each image; either all of them or none have a score, a map, detections.
+        predictions: One for each image; either all of them or none have a score, a type, a map, detections.
 
     Returns:
         Number of images.
@@ -210,8 +214,9 @@ def write_predictions(run_path: Path, part: str, predictions: Iterable[Predictio
     if out.is_dir():
         shutil.rmtree(out)
     scores: dict[str, float] = {}
+    types: dict[str, str] = {}
     results: list[Result] = []
-    have = {"score": 0, "map": 0, "detections": 0}
+    have = {"score": 0, "type": 0, "map": 0, "detections": 0}
     count = 0
     with staged_folder(out, overwrite=False, kind="run") as folder:
         for prediction in predictions:
@@ -221,6 +226,9 @@ def write_predictions(run_path: Path, part: str, predictions: Iterable[Predictio
             if prediction.score is not None:
                 have["score"] += 1
                 scores[str(image_id)] = float(prediction.score)
+            if prediction.type is not None:
+                have["type"] += 1
+                types[str(image_id)] = prediction.type
             if prediction.map is not None:
                 have["map"] += 1
                 write_array(folder / "maps" / f"{image_id}.npy", prediction.map.astype(np.float32, copy=False))
@@ -232,6 +240,8 @@ def write_predictions(run_path: Path, part: str, predictions: Iterable[Predictio
                 raise RunError(f"{times} of {count} predictions have {what}", where=run_path, expected="all or none")
         if have["score"]:
             write_json(folder / "scores.json", scores)
+        if have["type"]:
+            write_json(folder / "types.json", types)
         if have["detections"]:
             write_json(folder / "detections.json", results)
     return count
@@ -253,6 +263,13 @@ def refuse_not_finite(prediction: Prediction, where: Path) -> None:
             raise RunError(f"a detection of image {image_id} is not finite", where=where, found=detection)
 
 
+def _by_image_id(table: dict[str, Any], what: str, path: Path) -> dict[int, Any]:
+    for image_id in table:
+        if not image_id.isdecimal() or str(int(image_id)) != image_id:
+            raise RunError(f"{what} is not named by an image id", where=path, found=repr(image_id))
+    return {int(image_id): value for image_id, value in table.items()}
+
+
 def _result(image_id: int, detection: Detection) -> Result:
     result: Result = {
         "image_id": image_id,
@@ -263,28 +280,6 @@ def _result(image_id: int, detection: Detection) -> Result:
     if detection.segmentation is not None:
         result["segmentation"] = detection.segmentation
     return result
-
-
-def _decoded(path: Path, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunError("cannot be read", where=path, found=error.strerror) from error
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        told = re.fullmatch(r"(?:Expected (.+?), got )?(.+?)(?: - at `\$(?:\[(\d+)\])?(.*)`)?", str(error))
-        assert told is not None, "every part but the second is optional"
-        expected, found, entry, place = told.groups()
-        where = path if entry is None else f"{path}, entry {entry}"
-        raise RunError(what, where=where, found=found + f" at {place}" * bool(place), expected=expected) from error
-    except (ValueError, RecursionError) as error:
-        at = re.search(r"\(byte (\d+)\)", str(error))
-        number = re.match(rb"-?(NaN|Infinity)", data[int(at[1]) :]) if at is not None else None
-        if at is not None and number is not None:
-            found = f"{number[0].decode()} at byte {at[1]}"
-            raise RunError("a number is not finite", where=path, found=found) from error
-        raise RunError("not a readable JSON file", where=path, found=str(error)) from error
 
 
 def _check_mask(rle: RLE, where: str) -> None:

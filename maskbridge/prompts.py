@@ -22,8 +22,9 @@ import numpy.typing as npt
 from maskbridge import geometry
 from maskbridge.approach import PredictData
 from maskbridge.dataset import Dataset, FoldName
-from maskbridge.derive import MOST_DETECTIONS, PredictionView
+from maskbridge.derive import PredictionView
 from maskbridge.errors import RunError
+from maskbridge.painting import MOST_DETECTIONS
 from maskbridge.pixel_counts import resized
 from maskbridge.predictions import Result, Run
 

@@ -25,7 +25,7 @@ SMALL = {
     "box-fill": "",
     "deep-svdd": "--image-size 32 --channels 4 --embedding 16 --epochs 1",
     "grabcut": "--iterations 1 --side 32",
-    **dict.fromkeys(("gaussian", "knn", "ocsvm", "padim", "patchcore", "pca"), BACKBONE),
+    **dict.fromkeys(("balanced-softmax", "gaussian", "knn", "ocsvm", "padim", "patchcore", "pca"), BACKBONE),
     "sam": "--preset tiny --image-size 64 --epochs 1",
     "yolo-world": "--weights none --text-features hashed --imgsz 64 --epochs 1",
 }

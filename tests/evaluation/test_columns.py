@@ -15,6 +15,9 @@ from evaluation.columns import heading, short
         ("instance_by_type", "segm_ap_under_100px", "mask AP, under 100 px by type"),
         ("detection_rate_by_type", "broken_ap_large", "defects found, broken_ap_large"),
         ("image_recall_by_type", "x<y", "images called, x<y"),
+        ("type", "macro_recall", "macro recall of types"),
+        ("type", "accuracy", "accuracy of types"),
+        ("type_recall", "good", "images called by their type, good"),
     ],
 )
 def test_every_metric_has_a_name_for_people(family, name, expected):

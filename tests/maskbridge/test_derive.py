@@ -4,13 +4,7 @@ import pytest
 from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset, Image
-from maskbridge.derive import (
-    MOST_DETECTIONS,
-    PredictionView,
-    detections_from_map,
-    map_from_detections,
-    part_image_ids,
-)
+from maskbridge.derive import PredictionView, part_image_ids
 from maskbridge.errors import RunError
 from maskbridge.predictions import Run, write_predictions
 
@@ -68,52 +62,6 @@ def test_the_score_is_the_largest_value_of_the_map_where_nothing_was_detected_at
     view = a_view(tmp_path, [Prediction(image_id=i, map=a_map(((1, 2, 3, 4), i))) for i in IDS])
     assert view.scores().value == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
     assert view.scores().derived
-
-
-def test_confidences_are_painted_over_masks_and_boxes_and_the_largest_stays():
-    ring = np.zeros(SIZE, np.uint8)
-    ring[4:12, 5:20] = 1
-    ring[6:10, 8:15] = 0
-    with_mask = {
-        "image_id": 1,
-        "category_id": None,
-        "bbox": [5.0, 4.0, 15.0, 8.0],
-        "score": 0.5,
-        "segmentation": geometry.encode(ring),
-    }
-    with_box = {"image_id": 1, "category_id": None, "bbox": [18.0, 10.0, 20.0, 20.0], "score": 0.9}
-    weak = {"image_id": 1, "category_id": None, "bbox": [-3.0, -2.0, 30.0, 10.0], "score": 0.1}
-    painted = map_from_detections([with_box, with_mask, weak], SIZE)
-    assert painted.shape == SIZE
-    assert painted[5, 6] == np.float32(0.5)
-    assert painted[7, 10] == np.float32(0.1)
-    assert painted[10, 18] == np.float32(0.9)
-    assert painted[19, 29] == np.float32(0.9)
-    assert painted[15, 2] == 0
-    assert not map_from_detections([], SIZE).any()
-
-
-def test_detections_are_the_8_connected_components_above_the_threshold():
-    anomaly_map = a_map(((2, 3, 4, 6), 0.6), ((6, 9, 2, 2), 0.8), ((15, 20, 5, 10), 0.7), ((0, 25, 2, 2), 0.4))
-    first, second = detections_from_map(anomaly_map, 0.5, 7)
-    assert (first["bbox"], second["bbox"]) == ([3, 2, 8, 6], [20, 15, 10, 5])
-    assert (first["score"], second["score"]) == pytest.approx((0.8, 0.7))
-    decoded = geometry.decode(first["segmentation"])
-    assert decoded.shape == SIZE
-    assert decoded.sum() == 28
-    assert {(r["image_id"], r["category_id"]) for r in (first, second)} == {(7, None)}
-
-
-def test_a_value_equal_to_the_threshold_is_above_it():
-    assert len(detections_from_map(a_map(((2, 3, 4, 6), 0.1)), float(np.float32(0.1)), 1)) == 1
-    assert detections_from_map(a_map(((2, 3, 4, 6), 0.1)), 0.2, 1) == []
-
-
-def test_of_many_components_the_highest_are_kept():
-    dots = np.zeros((60, 80), np.float32)
-    dots[::2, ::2] = np.arange(1, 1201).reshape(30, 40)
-    results = detections_from_map(dots, 1.0, 1)
-    assert [r["score"] for r in results] == list(range(1200, 1200 - MOST_DETECTIONS, -1))
 
 
 def test_each_fold_cuts_its_maps_at_its_own_threshold(tmp_path):
@@ -203,3 +151,53 @@ def test_a_box_may_leave_its_image_by_rounding(tmp_path):
         tmp_path, [Prediction(image_id=1, detections=[Detection(box_ltwh=(-0.4, 0, width + 0.8, height), score=1.0)])]
     )
     assert len(view.detections().value) == 1
+
+
+CATEGORIES = ({"id": 4, "name": "chip", "supercategory": ""}, {"id": 9, "name": "crack", "supercategory": ""})
+
+
+def a_typed_view(tmp_path, predictions, **info):
+    view = a_view(tmp_path, predictions, **info)
+    dataset = Dataset(tmp_path, view.dataset.images, (), CATEGORIES, view.dataset.splits, {}, "", "")
+    return PredictionView(view.run, dataset, "crossval")
+
+
+def test_a_type_that_is_there_is_not_derived(tmp_path):
+    kinds = {1: "good", 2: "chip", 3: "crack", 4: "good"}
+    view = a_typed_view(tmp_path, [Prediction(image_id=i, score=0.5, type=kinds[i]) for i in IDS])
+    assert view.types().value == kinds
+    assert not view.types().derived
+
+
+def test_a_detectors_type_is_that_of_the_surest_detection_where_the_image_is_called_defective(tmp_path):
+    found = {1: [(0.3, 9), (0.8, 4)], 2: [(0.9, 9), (0.2, 4)], 3: [(0.4, 4)], 4: []}
+    thresholds = {str(fold): {"image": {"value": 0.5, "rule": "given"}} for fold in (0, 1)}
+    predictions = [
+        Prediction(
+            image_id=i, detections=[Detection(box_ltwh=(1, 2, 3, 4), score=s, category_id=c) for s, c in entries]
+        )
+        for i, entries in found.items()
+    ]
+    view = a_typed_view(tmp_path, predictions, thresholds=thresholds)
+    assert view.types().value == {1: "chip", 2: "crack", 3: "good", 4: "good"}
+    assert view.types().derived
+    assert a_typed_view(tmp_path, predictions).types().why.startswith("no image threshold")
+
+
+def test_detections_of_unknown_type_name_none(tmp_path):
+    box = Detection(box_ltwh=(1, 2, 3, 4), score=0.5)
+    view = a_typed_view(tmp_path, [Prediction(image_id=i, detections=[box]) for i in IDS])
+    assert view.types().why == "the run names no types"
+    assert a_typed_view(tmp_path, [Prediction(image_id=i, score=0.5) for i in IDS]).types().value is None
+
+
+def test_a_type_of_another_dataset_is_refused(tmp_path):
+    view = a_typed_view(tmp_path, [Prediction(image_id=i, type="scratch") for i in IDS])
+    with pytest.raises(RunError, match=r"a type is not the dataset's.*scratch"):
+        view.types()
+
+
+def test_types_of_other_images_are_refused(tmp_path):
+    view = a_typed_view(tmp_path, [Prediction(image_id=i, type="good") for i in IDS[:-1]])
+    with pytest.raises(RunError, match="the types of part crossval are of other images"):
+        view.types()

@@ -220,3 +220,29 @@ def test_a_folder_in_the_place_of_predictions_is_told(tmp_path):
     (run.path / "predictions/test/detections.json").mkdir()
     with pytest.raises(RunError, match=r"detections\.json: cannot be read; found Is a directory"):
         run.detections("test")
+
+
+def test_types_are_read_back_and_absent_where_none_were_given(tmp_path):
+    write_predictions(tmp_path, "test", [Prediction(image_id=i, type=t) for i, t in ((3, "good"), (5, "crack"))])
+    run = Run(tmp_path, {})
+    assert run.types("test") == {3: "good", 5: "crack"}
+    assert run.scores("test") is None
+    write_predictions(tmp_path, "test", [Prediction(image_id=3, score=0.5)])
+    assert run.types("test") is None
+
+
+@pytest.mark.parametrize("content", [b'{"1": 2}', b'{"one": "good"}', b"[1]", b'{"1": null}'])
+def test_hostile_types_are_told_in_one_line(tmp_path, content):
+    write_predictions(tmp_path, "test", [Prediction(image_id=3, type="good")])
+    (tmp_path / "predictions" / "test" / "types.json").write_bytes(content)
+    with pytest.raises(RunError) as error:
+        Run(tmp_path, {}).types("test")
+    assert "types.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_type_for_some_images_alone_is_refused(tmp_path):
+    with pytest.raises(RunError, match="1 of 2 predictions have type"):
+        write_predictions(
+            tmp_path, "test", [Prediction(image_id=3, score=0.1, type="good"), Prediction(image_id=4, score=0.5)]
+        )

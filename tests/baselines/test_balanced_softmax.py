@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from baselines import balanced_softmax
+from baselines.balanced_softmax import fit_head, probabilities
+from maskbridge.approach import TrainData
+from maskbridge.dataset import Dataset
+from maskbridge.errors import MaskbridgeError
+
+CONFIG = balanced_softmax.Config(backbone="shufflenet_v2_x0_5", backbone_weights="none", image_size=64)
+
+
+@pytest.fixture
+def rare() -> tuple[np.ndarray, np.ndarray]:
+    """Three overlapping types of 300, 20 and 8 points, 5 dimensions."""
+    rng = np.random.default_rng(0)
+    counts = (300, 20, 8)
+    points = [
+        rng.normal(size=(n, 5)) + shift * np.eye(5)[k]
+        for k, (n, shift) in enumerate(zip(counts, (0, 2, 2), strict=True))
+    ]
+    return np.concatenate(points).astype(np.float32), np.repeat(np.arange(3), counts)
+
+
+def test_plain_cross_entropy_is_scikit_learns_logistic_regression(rare) -> None:
+    points, types = rare
+    model = fit_head(points, types, 3, balanced=False, penalty=0.05)
+    standard = (points - model["mean"]) / model["scale"]
+    theirs = LogisticRegression(C=1 / (0.05 * len(points)), tol=1e-10, max_iter=5000).fit(standard, types)
+    found = np.stack([probabilities(point, model) for point in points])
+    np.testing.assert_allclose(found, theirs.predict_proba(standard), atol=1e-4)
+
+
+def test_the_balanced_loss_is_that_of_the_paper_at_its_minimum(rare) -> None:
+    """-log(n_y exp(l_y) / sum n_j exp(l_j)): its gradient vanishes there."""
+    points, types = rare
+    model = fit_head(points, types, 3, balanced=True, penalty=0.05)
+    x = torch.from_numpy((points - model["mean"]) / model["scale"])
+    slopes, offsets = (torch.tensor(model[name], requires_grad=True) for name in ("slopes", "offsets"))
+    weighted = torch.tensor([300.0, 20.0, 8.0]).double() * (x @ slopes.T + offsets).exp()
+    share = weighted[torch.arange(len(x)), torch.from_numpy(types)] / weighted.sum(dim=1)
+    loss = -share.log().mean() + 0.05 / 2 * slopes.square().sum()
+    loss.backward()
+    assert slopes.grad.abs().max() < 1e-4
+    assert offsets.grad.abs().max() < 1e-4
+
+
+def test_rare_types_are_found_more_often_with_the_balanced_loss(rare) -> None:
+    points, types = rare
+    recalls = []
+    for balanced in (False, True):
+        model = fit_head(points, types, 3, balanced=balanced, penalty=0.05)
+        called = np.array([probabilities(point, model).argmax() for point in points])
+        recalls.append([np.mean(called[types == kind] == kind) for kind in range(3)])
+    assert recalls[1][1] > recalls[0][1]
+    assert recalls[1][2] > recalls[0][2]
+    assert np.mean(recalls[1]) > np.mean(recalls[0]) + 0.1
+
+
+def test_each_image_has_a_type_and_the_score_is_one_minus_the_share_of_good(
+    work: SimpleNamespace, dataset: Dataset
+) -> None:
+    ids = tuple(range(1, 31))
+    trained = work.train(balanced_softmax, CONFIG, train=ids)
+    assert trained.facts["images_by_type"] == {"good": 26, "chip": 4}
+    assert trained.facts["not_learned"] == []
+    for prediction in work.predictions(balanced_softmax, CONFIG, image_ids=ids):
+        assert prediction.type == ("chip" if prediction.score > 0.5 else "good")
+        assert 0 <= prediction.score <= 1
+        assert prediction.map is None
+
+
+def test_features_without_variance_leave_the_counts_alone(work: SimpleNamespace) -> None:
+    model = fit_head(np.ones((10, 4), np.float32), np.repeat([0, 1], [8, 2]), 2, balanced=False, penalty=0.1)
+    np.testing.assert_allclose(probabilities(np.ones(4), model), [0.8, 0.2], atol=1e-4)
+
+
+@pytest.mark.parametrize(("ids", "found"), [((1, 2, 3), "good"), ((27, 28), "chip"), ((), "no image")])
+def test_a_training_part_with_nothing_to_tell_apart_is_refused_before_any_work(dataset: Dataset, ids, found) -> None:
+    data = TrainData(dataset=dataset, train=ids, val=(), fold=0)
+    with pytest.raises(MaskbridgeError, match="fold 0 has nothing to tell apart") as error:
+        balanced_softmax.check(data, dataclasses.replace(CONFIG))
+    assert found in str(error.value)
