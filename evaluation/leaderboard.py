@@ -21,9 +21,10 @@ from typing import Any
 from evaluation._leaderboard_markdown import Row as Row
 from evaluation._leaderboard_markdown import markdown
 from evaluation.comparison import Comparison, compare_all, samples_needed
-from evaluation.metrics import SAMPLES, Evaluation, evaluate, run_image_ids_sha256
+from evaluation.metrics import SAMPLES, Evaluation, evaluate, image_ids_sha256, truth_sha256
 from evaluation.tables import Table, tables
 from maskbridge.dataset import Dataset
+from maskbridge.derive import part_image_ids
 from maskbridge.errors import RunError
 from maskbridge.files import write_json, write_text
 from maskbridge.predictions import Run
@@ -162,10 +163,12 @@ def _refuse_names(runs: Sequence[Run]) -> None:
 
 
 def _refuse_different_images(runs: Sequence[Run], datasets: Sequence[Dataset], parts: Sequence[str]) -> None:
+    images = [part_image_ids(*each) for each in zip(runs, datasets, parts, strict=True)]
     for place in range(1, len(runs)):
+        alike = datasets[0].annotations_sha256 == datasets[place].annotations_sha256
         for what, first, other in (
-            ("datasets", datasets[0].annotations_sha256, datasets[place].annotations_sha256),
-            ("images", *(run_image_ids_sha256(runs[i], datasets[i], parts[i]) for i in (0, place))),
+            ("images", *(image_ids_sha256(images[i]) for i in (0, place))),
+            ("datasets", *("" if alike else truth_sha256(datasets[i], images[i]) for i in (0, place))),
         ):
             if first != other:
                 raise RunError(

@@ -4,12 +4,13 @@
     evaluation.metrics["image"]["auroc"]          # {"value": 0.97, "low": 0.93, "high": 0.99, "derived": False}
 
 Evaluation goes by the predictions that are there, never by the approach's name; what follows from others is
-marked `derived`. Every figure of a run is over the same images, and two runs are comparable when
-`image_ids_sha256` and `annotations_sha256` are the same.
+marked `derived`. Every figure of a run is over the same images, and two runs are comparable when `image_ids_sha256` and
+`truth_sha256` are the same: they may have been trained on other images, such as those of `maskbridge synthesize`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from evaluation.intervals import Family, Metric, Resampling, measure
 from evaluation.pixel_metrics import PixelMetrics
 from evaluation.type_metrics import TYPE_NAMES, TypeMetrics, detection_rate_by_type, recall_by_type, type_recall
 from maskbridge.dataset import GOOD, Dataset
-from maskbridge.derive import PredictionView, part_image_ids
+from maskbridge.derive import PredictionView
 from maskbridge.errors import RunError
 from maskbridge.files import sha256_bytes
 from maskbridge.predictions import Run
@@ -104,6 +105,7 @@ def evaluate(
         "part": part,
         "image_ids_sha256": image_ids_sha256(view.image_ids),
         "annotations_sha256": dataset.annotations_sha256,
+        "truth_sha256": truth_sha256(dataset, view.image_ids),
         "images": {"good": int((~defective).sum()), "defective": int(defective.sum())},
         "intervals": {"level": 0.95, "samples": samples, "seed": seed, "groups": len(np.unique(groups))},
         **families,
@@ -118,9 +120,17 @@ def image_ids_sha256(image_ids: Sequence[int]) -> str:
     return sha256_bytes(",".join(str(image_id) for image_id in sorted(image_ids)).encode("ascii"))
 
 
-def run_image_ids_sha256(run: Run, dataset: Dataset, part: str) -> str:
-    """What `evaluate` will write as `image_ids_sha256`, without evaluating."""
-    return image_ids_sha256(part_image_ids(run, dataset, part))
+def truth_sha256(dataset: Dataset, image_ids: Sequence[int]) -> str:
+    """SHA-256 of all that predictions of some images are judged by: their pixels, groups, types and defects."""
+    names = {category["id"]: category["name"] for category in dataset.categories}
+    truth: list[Any] = []
+    for image_id in sorted(image_ids):
+        image = dataset.image_by_id[image_id]
+        defects = [
+            [names.get(a["category_id"]), a["bbox"], a["segmentation"]] for a in dataset.annotations_by_image[image_id]
+        ]
+        truth.append([image_id, image.sha256, image.group, image.defect_type, defects])
+    return sha256_bytes(json.dumps(truth, sort_keys=True).encode("utf-8"))
 
 
 Built = tuple[Family | dict[str, Metric], bool]

@@ -120,6 +120,9 @@ def card_text(card: dict[str, Any]) -> str:
 
 def _changes(changes: dict[str, Any]) -> list[str]:
     lines = [f"- instances dropped: {changes['dropped_instances']['count']}"]
+    if "synthetic" in changes:
+        count, method = changes["synthetic"]["images_per_fold"], changes["synthetic"]["method"]
+        lines.append(f"- synthetic: {count} images in the training part of each fold, by {method}")
     for name, areas in changes["dropped_instances"]["areas_px"].items():
         lines.append(f"  - {name}: {', '.join(map(str, areas))} px")
     lines.append(f"- defect images with an empty mask: {changes['empty_masks']['count']}")

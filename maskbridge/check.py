@@ -131,7 +131,7 @@ def _check_splits(dataset: Dataset) -> Iterator[str]:
     for image_id in sorted(i for i, times in seen.items() if times > 1):
         yield f"splits.json: image {image_id} is in {seen[image_id]} test parts"
     official = dataset.splits.get("official")
-    labelled = set(official["test"]) if official else known
+    labelled = set(official["test"]) if official else {image.id for image in dataset.images if image.part != "train"}
     for image_id in sorted(labelled - set(seen)):
         yield f"splits.json: labelled image {image_id} is in no test part"
 

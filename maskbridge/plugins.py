@@ -1,8 +1,8 @@
 """The registry: the public modules of `converters/`, `finetune/`, `baselines/` and of the folders `commands/` are it.
 
 A format is a module of `converters/` with `read` (input), `export` (output) or both; an approach is a module of
-`finetune/` or `baselines/` (see `maskbridge.approach`); a command is a module of the folder
-`commands/` of `maskbridge/`, `finetune/` or `evaluation/` with `add_arguments(parser, words)` and `run(arguments)`.
+`finetune/` or `baselines/` (see `maskbridge.approach`); a command is a module of the folder `commands/` of
+`maskbridge/`, `finetune/`, `baselines/` or `evaluation/` with `add_arguments(parser, words)` and `run(arguments)`.
 Names are module names with `_` as `-`.
 
     plugins.names("approach")           # ['autoencoder', 'deep-svdd', …]
@@ -25,7 +25,7 @@ Kind = Literal["format", "approach", "command"]
 PACKAGES: dict[Kind, tuple[str, ...]] = {
     "format": ("converters",),
     "approach": ("finetune", "baselines"),
-    "command": ("maskbridge.commands", "finetune.commands", "evaluation.commands"),
+    "command": ("maskbridge.commands", "finetune.commands", "baselines.commands", "evaluation.commands"),
 }
 
 

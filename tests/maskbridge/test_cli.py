@@ -13,7 +13,7 @@ from maskbridge.predictions import Run
 
 COMMANDS = (
     "sample", "convert", "check", "card", "export", "train", "predict", "crossval", "evaluate", "compare", "report",
-    "list", "export-model", "text-features",
+    "list", "export-model", "text-features", "synthesize",
 )  # fmt: skip
 
 

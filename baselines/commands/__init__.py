@@ -1,0 +1,1 @@
+"""Commands of the baselines: each public module here is one."""
