@@ -45,7 +45,7 @@ $(MB) predict runs/$(NAME)-$(2)-$(FOLD) $(DATA) --device $(DEVICE))
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types convert finetune-yolo finetune-sam prompted baselines evaluate report peers bench clean
+.PHONY: help setup demo test check lint types convert finetune-yolo finetune-sam prompted baselines reproduce evaluate report peers bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -120,15 +120,32 @@ prompted: $(READY) ## NAME=name: SAM trained on boxes, given the true ones and Y
 	$(call TRAIN_AS,box-fill,box-fill-yolo-world,--prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
 	$(call TRAIN_AS,grabcut,grabcut-yolo-world,--prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
 
-baselines: $(READY) ## NAME=name: train the baselines and predict
+# Presets beside the default one (cnn, conv, balanced), and ways of making anomalies.
+SVDD_PRESETS := resnet18 resnet18-aug resnet18-mahalanobis
+AE_PRESETS   := conv-aug conv-ssim resnet18 resnet18-lr5e-4
+ANOMALIES    := gan cutpaste perlin
+FEATURE_BASELINES := knn gaussian pca ocsvm padim
+# Those presets have a pretrained backbone.
+PRESET_OPTIONS = --preset $(1) $(if $(filter resnet18%,$(1)),$(FEATURE_OPTIONS))
+define NEWLINE
+
+
+endef
+
+baselines: $(READY) ## NAME=name: train the baselines, all presets, and predict
 	$(call TRAIN,deep-svdd,$(SVDD_OPTIONS))
+	$(foreach p,$(SVDD_PRESETS),$(call TRAIN_AS,deep-svdd,deep-svdd-$(p),$(call PRESET_OPTIONS,$(p)) $(SVDD_OPTIONS))$(NEWLINE)	)
+	$(foreach m,$(ANOMALIES),$(call TRAIN_AS,deep-svdd,deep-svdd-$(m),--anomalies $(m) $(SVDD_OPTIONS))$(NEWLINE)	)
 	$(call TRAIN,autoencoder,$(AE_OPTIONS))
-	$(call TRAIN,knn,$(FEATURE_OPTIONS))
-	$(call TRAIN,gaussian,$(FEATURE_OPTIONS))
-	$(call TRAIN,pca,$(FEATURE_OPTIONS))
-	$(call TRAIN,ocsvm,$(FEATURE_OPTIONS))
-	$(call TRAIN,padim,$(FEATURE_OPTIONS))
+	$(foreach p,$(AE_PRESETS),$(call TRAIN_AS,autoencoder,autoencoder-$(p),$(call PRESET_OPTIONS,$(p)) $(AE_OPTIONS))$(NEWLINE)	)
+	$(foreach a,$(FEATURE_BASELINES),$(call TRAIN,$(a),$(FEATURE_OPTIONS))$(NEWLINE)	)
 	$(call TRAIN,patchcore,$(FEATURE_OPTIONS) $(PATCHCORE_OPTIONS))
+	$(if $(filter official,$(FOLD)),@echo "balanced-softmax learns from labelled defects: not on the official split",\
+		$(call TRAIN,balanced-softmax,$(FEATURE_OPTIONS))$(NEWLINE)	\
+		$(call TRAIN_AS,balanced-softmax,balanced-softmax-cross-entropy,--preset cross-entropy $(FEATURE_OPTIONS)))
+
+reproduce: $(READY) ## bottle and cable: the rows of the two reports beside ours
+	$(BIN)/python benchmarks/reproduce.py --device $(DEVICE) --seed $(SEED) $(FEATURE_OPTIONS)
 
 evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
 	$(MB) evaluate $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-leaderboard
@@ -136,9 +153,10 @@ evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboa
 report: $(READY) ## NAME=name: one page of every run of NAME: leaderboard, curves, every image
 	$(MB) report $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-report.html $(REPORT_OPTIONS)
 
-bench: $(READY) ## print the ratios of benchmarks/convert.py and evaluation.py (MASKBRIDGE_DATA names real images)
+bench: $(READY) ## print the ratios of convert.py, evaluation.py, baselines.py in benchmarks/ (MASKBRIDGE_DATA names real images)
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/baselines.py
 
 clean: ## remove the virtual environment and caches; datasets and runs stay
 	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -54,6 +54,7 @@ _PRETRAINED = {"backbone": "auto"}
 PRESETS: dict[str, dict[str, Any]] = {
     "conv": {},
     "conv-aug": {"flip": True, "rotation": 5.0},
+    "conv-ssim": {"loss": "ssim"},
     "resnet18": _PRETRAINED,
     "resnet18-lr5e-4": {**_PRETRAINED, "learning_rate": 5e-4},
 }
