@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from baselines._backbones import Backbone
 
 SUPERVISED = False
-_PRETRAINED = {"backbone": "auto", "image_size": 128}
+_PRETRAINED = {"backbone": "auto", "image_size": 224}
 PRESETS: dict[str, dict[str, Any]] = {
     "cnn": {},
     "resnet18": _PRETRAINED,
