@@ -191,9 +191,8 @@ def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, co
     import torch
 
     device = fabric.device
-    torch.manual_seed(context.seed)
-    images = load_images(data.dataset, data.train, config.image_size, context)
     backbone = start_encoder("deep-svdd", config, context.seed)
+    images = load_images(data.dataset, data.train, config.image_size, context)
     torch.manual_seed(context.seed)
     network = build_network(config, backbone).to(device).to(memory_format=torch.channels_last)
     untrained = _embed(network, images, config.batch_size, device, backbone)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,10 @@ def add_training_arguments(parser: argparse.ArgumentParser, words: Sequence[str]
         module = plugins.load("approach", approach)
         presets = getattr(module, "PRESETS", {})
         if presets:
-            parser.add_argument("--preset", choices=sorted(presets), help="named set of options")
+            names = f"{{{','.join(sorted(presets))}}}"
+            parser.add_argument(
+                "--preset", type=partial(_known_preset, presets), metavar=names, help="named set of options"
+            )
         add_options(parser.add_argument_group(f"options of {approach}"), module.Config)
 
 
@@ -44,6 +49,14 @@ def training_of(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     base = module.PRESETS[preset] if preset else {}
     config = from_arguments(module.Config, arguments, base)
     return Dataset.open(arguments.dataset), config, from_arguments(Settings, arguments)
+
+
+def _known_preset(presets: Mapping[str, Any], name: str) -> str:
+    if name not in presets:
+        near = difflib.get_close_matches(name, presets, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise argparse.ArgumentTypeError(f"no preset {name!r} (choose from {', '.join(sorted(presets))}){hint}")
+    return name
 
 
 def _known_approach(name: str) -> str:

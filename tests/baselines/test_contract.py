@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -89,6 +90,41 @@ def test_one_training_image_is_enough(module: ModuleType, work: SimpleNamespace)
     assert all(np.isfinite(p.score) for p in work.predictions(module, SMALL[module]))
 
 
+def with_images(dataset: Dataset, folder: Path, change) -> Dataset:
+    """The same dataset with other pixels."""
+    for number, image in enumerate(dataset.images):
+        path = folder / "images" / image.file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), change(number, cv2.imread(str(dataset.image_path(image.id)))))
+    return dataclasses.replace(dataset, path=folder)
+
+
+@approaches
+def test_images_of_different_sizes_are_taken(
+    module: ModuleType, work: SimpleNamespace, dataset: Dataset, tmp_path
+) -> None:
+    def resize(number: int, pixels: np.ndarray) -> np.ndarray:
+        return cv2.resize(pixels, (60 + 5 * (number % 7), 90 - 6 * (number % 5)))
+
+    mixed = with_images(dataset, tmp_path / "mixed", resize)
+    work.train(module, SMALL[module], dataset=mixed)
+    assert all(np.isfinite(p.score) for p in work.predictions(module, SMALL[module], dataset=mixed))
+
+
+@approaches
+def test_training_images_that_are_all_the_same_give_finite_scores_and_it_is_said(
+    module: ModuleType, work: SimpleNamespace, dataset: Dataset, tmp_path, capsys
+) -> None:
+    flat = with_images(dataset, tmp_path / "flat", lambda _, pixels: np.full_like(pixels, 90))
+    work.train(module, SMALL[module], dataset=flat)
+    assert all(np.isfinite(p.score) for p in work.predictions(module, SMALL[module]))
+    told = {
+        deep_svdd: "deep-svdd has collapsed",
+        **dict.fromkeys((knn, gaussian, pca, ocsvm), "the features of all 20 training images are the same"),
+    }
+    assert told.get(module, "") in capsys.readouterr().err
+
+
 @approaches
 def test_no_good_training_image_is_refused_in_one_line(module: ModuleType, work: SimpleNamespace) -> None:
     with pytest.raises(MaskbridgeError, match=r"stripes: no good image in the training part of fold official"):
@@ -120,7 +156,7 @@ def test_a_failed_training_leaves_no_checkpoint(module: ModuleType, work: Simple
     monkeypatch.setattr("maskbridge.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         work.train(module, SMALL[module])
-    assert not list(work.folder.iterdir())
+    assert not list(work.folder.glob("*"))
 
 
 @pytest.mark.parametrize("module", [deep_svdd, autoencoder], ids=["deep_svdd", "autoencoder"])
@@ -169,7 +205,8 @@ def test_a_training_that_diverges_is_stopped(module: ModuleType, work: SimpleNam
 def test_importing_the_baselines_imports_no_torch() -> None:
     code = (
         "import sys, baselines.knn, baselines.gaussian, baselines.pca, baselines.ocsvm, baselines.patchcore,"
-        "baselines.padim, baselines.autoencoder, baselines.deep_svdd, baselines.box_fill, baselines.grabcut;"
+        "baselines.padim, baselines.autoencoder, baselines.deep_svdd, baselines.box_fill, baselines.grabcut,"
+        "baselines.balanced_softmax, baselines.commands.synthesize;"
         "print(sorted({'torch', 'torchvision', 'safetensors', 'timm', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -336,3 +336,12 @@ def test_python_m_maskbridge_is_the_same_command():
     )
     assert done.returncode == 1
     assert done.stderr.startswith("maskbridge: /nowhere: is not a maskbridge dataset")
+
+
+def test_the_nearest_preset_is_named(plates, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "deep-svdd", str(plates), str(tmp_path / "run"), "--preset", "resnet81"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        "no preset 'resnet81' (choose from cnn, resnet18, resnet18-aug, resnet18-mahalanobis); did you mean resnet18?\n"
+    )
