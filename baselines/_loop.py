@@ -24,6 +24,7 @@ from baselines._torch import choose_device, require_at_least, require_finite_los
 from maskbridge.approach import Context
 from maskbridge.errors import OptionError
 from maskbridge.files import write_bytes
+from maskbridge.memory import keep_freed_memory
 from maskbridge.processes import together
 from maskbridge.progress import say
 
@@ -170,6 +171,7 @@ def _in_process(device: str, count: int, threads: int, work: Callable[..., Any],
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     torch.set_num_threads(threads)
+    keep_freed_memory()
     kind, _, index = device.partition(":")
     chosen = [int(index)] if index and count == 1 else count
     fabric = Fabric(accelerator=kind, devices=chosen, strategy="ddp" if count > 1 else "auto")

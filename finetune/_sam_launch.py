@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from finetune._memory import keep_freed_memory
 from maskbridge.approach import Context
 from maskbridge.errors import OptionError
+from maskbridge.memory import keep_freed_memory
 from maskbridge.processes import together
 from maskbridge.weights import AUTO
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune._memory import keep_freed_memory
+from maskbridge.memory import keep_freed_memory
 from finetune._yolo_world_text import read_features
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.files import write_bytes, write_json
