@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from baselines._backbones import Backbone
 
 SUPERVISED = False
+SAME_RESULT_OPTIONS = ("devices",)
 PREDICT_OPTIONS = ("blur",)
 _PRETRAINED = {"backbone": "auto"}
 PRESETS: dict[str, dict[str, Any]] = {

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from baselines._backbones import Backbone
 
 SUPERVISED = False
+SAME_RESULT_OPTIONS = ("devices",)
 _PRETRAINED = {"backbone": "auto", "image_size": 224}
 PRESETS: dict[str, dict[str, Any]] = {
     "cnn": {},

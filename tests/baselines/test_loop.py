@@ -8,7 +8,7 @@ import torch
 
 from baselines import _loop, autoencoder, deep_svdd
 from baselines._loop import LoopConfig, Player, in_processes, optimise
-from maskbridge.approach import Context
+from maskbridge.approach import Context, PredictData, TrainData
 from maskbridge.errors import MaskbridgeError, OptionError
 
 POINTS = torch.linspace(-1, 1, 21)[:, None]
@@ -125,3 +125,27 @@ def test_options_that_cannot_work_are_refused_by_name(field: str) -> None:
     for module in (deep_svdd, autoencoder):
         with pytest.raises(OptionError, match=f"--{field.replace('_', '-')} cannot be used"):
             module.Config(**{field: 0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        (deep_svdd, {"image_size": 32, "channels": 4, "anomalies": "cutpaste"}),
+        (deep_svdd, {"backbone": "shufflenet_v2_x0_5", "backbone_weights": "none", "image_size": 64}),
+        (autoencoder, {"image_size": 32, "channels": 4, "bottleneck": 4}),
+        (autoencoder, {"backbone": "shufflenet_v2_x0_5", "backbone_weights": "none", "image_size": 64}),
+    ],
+)
+def test_each_trains_in_two_processes(module, options, dataset, context: Context, tmp_path: Path) -> None:
+    """Batch normalisation looks at each process's half on a CPU, so the numbers are near, not equal."""
+    data = TrainData(dataset=dataset, train=dataset.split("official").train, val=(), fold="official")
+    losses = []
+    for devices in (1, 2):
+        config = module.Config(**options, epochs=2, batch_size=8, devices=devices)
+        trained = module.train(data, config, tmp_path / f"weights{devices}", context)
+        losses.append(trained.facts["loss_by_epoch"][0])
+        ids = dataset.split("official").test
+        test = PredictData(dataset=dataset, image_ids=ids, fold="official", part="test")
+        assert len(list(module.predict(test, config, tmp_path / f"weights{devices}", context))) == len(ids)
+    assert losses[1] == pytest.approx(losses[0], rel=0.3)
