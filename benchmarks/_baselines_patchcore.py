@@ -84,7 +84,8 @@ def one_contestant(arguments: argparse.Namespace) -> None:
 
     defective = [not dataset.image_by_id[i].is_good for i in split.test]
     whole = {"image_auroc": float(roc_auc_score(defective, [scores[i] for i in split.test]))}
-    view = SimpleNamespace(dataset=dataset, image_ids=split.test, part="test", given_why="")
+    run = SimpleNamespace(path=arguments.what)
+    view = SimpleNamespace(run=run, dataset=dataset, image_ids=split.test)
     view.threshold = lambda kind: SimpleNamespace(value=None, why="none")
     point = PixelMetrics(view, lambda i: maps[i]).point()  # type: ignore[arg-type]
     print(json.dumps({**whole, "aupro_30": point["aupro_30"], **costs}))
@@ -97,6 +98,7 @@ def ours(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Outcome
         folder = Path(name)
         context = Context(device=arguments.device, seed=arguments.seed, work=folder / "work")
         data = TrainData(dataset=dataset, train=split.train, val=(), fold="official")
+        backbone_pass(dataset, split.train[:16], arguments)
         one_pass = seconds(lambda: backbone_pass(dataset, split.train, arguments))
         with PhaseMeter() as meter:
             patchcore.train(data, config, folder / "weights", context)
@@ -116,6 +118,7 @@ def anomalibs(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Ou
 
     torch.manual_seed(arguments.seed)
     device = choose_device(arguments.device)
+    backbone_pass(dataset, split.train[:16], arguments)
     one_pass = seconds(lambda: backbone_pass(dataset, split.train, arguments))
     model = PatchcoreModel(layers=LAYERS, backbone=arguments.backbone, pre_trained=False, num_neighbors=9).to(device)
     given = load_backbone(arguments.backbone, arguments.backbone_weights, seed=arguments.seed)

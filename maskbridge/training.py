@@ -39,6 +39,9 @@ _PACKAGES = (
     "torchvision",
     "ultralytics",
     "segment-anything",
+    "timm",
+    "scikit-learn",
+    "torchmetrics",
 )
 
 
