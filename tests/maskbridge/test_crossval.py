@@ -519,3 +519,11 @@ def test_folds_of_different_options_are_not_merged(merged, tiles):
     runs[1] = runs[1].save(options={**runs[1].info["options"], "factor": 7.0})
     with pytest.raises(RunError, match=r"fold1: was predicted with other options than the first fold; found factor"):
         merge(merged.path, runs, tiles)
+
+
+def test_types_of_images_are_merged_as_they_are(made_up, tiles, tmp_path):
+    def say(image_id):
+        return Prediction(image_id=image_id, score=image_id / 100, type=tiles.image_by_id[image_id].defect_type)
+
+    merged = merge(tmp_path / "all", [made_up(fold, say, say) for fold in range(3)], tiles)
+    assert merged.types("crossval") == {i: tiles.image_by_id[i].defect_type for i in range(21, 40)}
