@@ -11,7 +11,8 @@ YOLO_OPTIONS     ?=
 SAM_OPTIONS      ?=
 SVDD_OPTIONS     ?=
 AE_OPTIONS       ?=
-# Of all baselines on pretrained features, such as --backbone mobilenet_v2.
+# Of all baselines on a pretrained backbone, such as --backbone mobilenet_v2; and of those on its features.
+BACKBONE_OPTIONS ?=
 FEATURE_OPTIONS  ?=
 PATCHCORE_OPTIONS ?=
 BOX_OPTIONS      ?=
@@ -126,7 +127,7 @@ AE_PRESETS   := conv-aug conv-ssim resnet18 resnet18-lr5e-4
 ANOMALIES    := gan cutpaste perlin
 FEATURE_BASELINES := knn gaussian pca ocsvm padim
 # Those presets have a pretrained backbone.
-PRESET_OPTIONS = --preset $(1) $(if $(filter resnet18%,$(1)),$(FEATURE_OPTIONS))
+PRESET_OPTIONS = --preset $(1) $(if $(filter resnet18%,$(1)),$(BACKBONE_OPTIONS))
 define NEWLINE
 
 
@@ -134,18 +135,19 @@ endef
 
 baselines: $(READY) ## NAME=name: train the baselines, all presets, and predict
 	$(call TRAIN,deep-svdd,$(SVDD_OPTIONS))
-	$(foreach p,$(SVDD_PRESETS),$(call TRAIN_AS,deep-svdd,deep-svdd-$(p),$(call PRESET_OPTIONS,$(p)) $(SVDD_OPTIONS))$(NEWLINE)	)
 	$(foreach m,$(ANOMALIES),$(call TRAIN_AS,deep-svdd,deep-svdd-$(m),--anomalies $(m) $(SVDD_OPTIONS))$(NEWLINE)	)
 	$(call TRAIN,autoencoder,$(AE_OPTIONS))
 	$(foreach p,$(AE_PRESETS),$(call TRAIN_AS,autoencoder,autoencoder-$(p),$(call PRESET_OPTIONS,$(p)) $(AE_OPTIONS))$(NEWLINE)	)
-	$(foreach a,$(FEATURE_BASELINES),$(call TRAIN,$(a),$(FEATURE_OPTIONS))$(NEWLINE)	)
-	$(call TRAIN,patchcore,$(FEATURE_OPTIONS) $(PATCHCORE_OPTIONS))
+	$(foreach p,$(SVDD_PRESETS),$(call TRAIN_AS,deep-svdd,deep-svdd-$(p),$(call PRESET_OPTIONS,$(p)) $(SVDD_OPTIONS))$(NEWLINE)	)
+	$(foreach a,$(FEATURE_BASELINES),$(call TRAIN,$(a),$(BACKBONE_OPTIONS) $(FEATURE_OPTIONS))$(NEWLINE)	)
+	$(call TRAIN,patchcore,$(BACKBONE_OPTIONS) $(FEATURE_OPTIONS) $(PATCHCORE_OPTIONS))
 	$(if $(filter official,$(FOLD)),@echo "balanced-softmax learns from labelled defects: not on the official split",\
-		$(call TRAIN,balanced-softmax,$(FEATURE_OPTIONS))$(NEWLINE)	\
-		$(call TRAIN_AS,balanced-softmax,balanced-softmax-cross-entropy,--preset cross-entropy $(FEATURE_OPTIONS)))
+		$(call TRAIN,balanced-softmax,$(BACKBONE_OPTIONS) $(FEATURE_OPTIONS))$(NEWLINE)	\
+		$(call TRAIN_AS,balanced-softmax,balanced-softmax-cross-entropy,\
+			--preset cross-entropy $(BACKBONE_OPTIONS) $(FEATURE_OPTIONS)))
 
 reproduce: $(READY) ## bottle and cable: the rows of the two reports beside ours
-	$(BIN)/python benchmarks/reproduce.py --device $(DEVICE) --seed $(SEED) $(FEATURE_OPTIONS)
+	$(BIN)/python benchmarks/reproduce.py --device $(DEVICE) --seed $(SEED) $(BACKBONE_OPTIONS)
 
 evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
 	$(MB) evaluate $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-leaderboard
@@ -156,7 +158,7 @@ report: $(READY) ## NAME=name: one page of every run of NAME: leaderboard, curve
 bench: $(READY) ## print the ratios of convert.py, evaluation.py, baselines.py in benchmarks/ (MASKBRIDGE_DATA names real images)
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/baselines.py
+	$(BIN)/python benchmarks/baselines.py $(or $(BACKBONE_OPTIONS),--backbone-weights none)
 
 clean: ## remove the virtual environment and caches; datasets and runs stay
 	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -63,7 +63,7 @@ def maker(method: str, images: Image, fabric: Fabric, context: Context) -> Maker
                 return changed, mask
         raise MaskbridgeError(
             f"no visible anomaly came of {TRIES} tries with {method}",
-            remedy="are all images of one colour? take another --method",
+            remedy="are all images of one colour? take another way of making them",
         )
 
     return make

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from baselines._backbones import Backbone, choose_backbone, load_backbone
+from maskbridge.errors import OptionError, WeightsError
 from maskbridge.progress import say_once
-from maskbridge.weights import NONE
+from maskbridge.weights import AUTO, NONE
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,13 @@ class EncoderConfig:
     backbone_weights: str = "auto"
     """weights the encoder starts from: a file, auto (weights folder, cache, download), or none (random)"""
 
+    def __post_init__(self) -> None:
+        """Refuse weights of no network."""
+        if self.backbone == NONE and self.backbone_weights not in (AUTO, NONE):
+            raise OptionError(
+                "--backbone-weights is of no network", found=self.backbone_weights, expected="--backbone NAME beside it"
+            )
+
 
 def start_encoder(approach: str, config: EncoderConfig, seed: int) -> Backbone | None:
     """The backbone as it is before training, its parameters free; told on standard error.
@@ -39,6 +47,9 @@ def start_encoder(approach: str, config: EncoderConfig, seed: int) -> Backbone |
     name = choose_backbone(config.backbone, config.backbone_weights)
     backbone = load_backbone(name, config.backbone_weights, seed=seed)
     say_once(f"{approach}: encoder {name}, weights from {backbone.weights_from}")
+    broken = [key for key, tensor in backbone.network.state_dict().items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError("has values that are not finite", where=backbone.weights_from, found=broken[0])
     backbone.network.requires_grad_(True)
     return backbone
 

@@ -89,6 +89,9 @@ def in_processes(work: Callable[..., Result], *arguments: Any, config: LoopConfi
     there = torch.cuda.device_count()
     if device.type == "cuda" and config.devices > there:
         raise OptionError("--devices cannot be used", found=config.devices, expected=f"at most {there} GPUs")
+    if device.index is not None and config.devices > 1:
+        found = f"--devices {config.devices} with --device {context.device}"
+        raise OptionError("--devices does not fit", found=found, expected="--device cuda")
     threads = max(1, torch.get_num_threads() // config.devices)
     whole = partial(work, config=config, context=context)
     told: Result = together(config.devices, _in_process, str(device), config.devices, threads, whole, *arguments)
@@ -181,10 +184,10 @@ def _in_process(device: str, count: int, threads: int, work: Callable[..., Any],
 
 def _synchronised(network: torch.nn.Module, fabric: Fabric) -> torch.nn.Module:
     """On several GPUs batch normalisation looks at the whole batch; on a CPU PyTorch has no such form."""
-    import torch
+    from timm.layers import convert_sync_batchnorm  # PyTorch's own would lose the activations inside of timm's layers
 
     if fabric.world_size > 1 and fabric.device.type == "cuda":
-        whole: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        whole: torch.nn.Module = convert_sync_batchnorm(network)
         return whole
     return network
 
@@ -214,4 +217,4 @@ def _keep(path: Any, history: list[list[float]], pairs: Sequence[tuple[Any, Any]
 def _mixed(*numbers: int) -> int:
     import numpy as np
 
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1)[0])

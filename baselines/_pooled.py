@@ -62,8 +62,7 @@ def fit(
     backbone = start(approach, data, config, context)
     rows = features(backbone, data.dataset, data.train, config.image_size, context)
     matrix = np.stack([pooled(row, config.stages) for row in rows])
-    if len(matrix) > 1 and not spread(matrix).any():
-        say(f"{approach}: the features of all {len(matrix)} training images are the same")
+    tell_if_alike(approach, matrix)
     return keep(weights, approach, config, backbone, learn(matrix), {"feature_dimensions": matrix.shape[1]})
 
 
@@ -86,6 +85,12 @@ def score(
     backbone, model = reopen(weights)
     for row in features(backbone, data.dataset, data.image_ids, config.image_size, context, batch=1):
         yield Prediction(image_id=row.image_id, score=float(distance(pooled(row, config.stages), model)))
+
+
+def tell_if_alike(approach: str, matrix: npt.NDArray[np.float32]) -> None:
+    """Say that features, N x D, do not vary, on standard error."""
+    if len(matrix) > 1 and not spread(matrix).any():
+        say(f"{approach}: the features of all {len(matrix)} training images are the same")
 
 
 def spread(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

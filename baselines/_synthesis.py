@@ -10,6 +10,7 @@ source's own parts stay as they are, and so do all ids.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from baselines._loop import LoopConfig, in_processes
 from baselines._torch import load_images, require_at_least
 from maskbridge.approach import Context
 from maskbridge.card import make_card
-from maskbridge.dataset import Dataset, Image, read_image
+from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.files import link_file, sha256_bytes, sha256_file, staged_folder, write_bytes, write_json
 from maskbridge.geometry import instances
@@ -32,8 +33,8 @@ from maskbridge.progress import say, track
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-#: Type of the defects, and the part of the source that their images are said to be of.
-TYPE, PART = "synthetic", "train"
+#: Part of the source that the images are said to be of.
+PART = "train"
 #: Side that images are shrunk to for a GAN, pixels.
 _GAN_SIDE = 64
 
@@ -84,8 +85,10 @@ def synthesize(dataset: Dataset, out: Path, options: SynthesisOptions) -> None:
     """
     _refuse(dataset, out)
     with staged_folder(out, overwrite=options.overwrite, kind="dataset") as folder:
-        for image in track(dataset.images, "linking images"):
+        ways = Counter(
             link_file(dataset.image_path(image.id), folder / "images" / image.file_name, options.link)
+            for image in track(dataset.images, "linking images")
+        )
         category = 1 + max((each["id"] for each in dataset.categories), default=0)
         images = list(dataset.images)
         annotations: list[dict[str, Any]] = [{**annotation} for annotation in dataset.annotations]
@@ -97,7 +100,9 @@ def synthesize(dataset: Dataset, out: Path, options: SynthesisOptions) -> None:
             images += made.images
             annotations += made.annotations
             parts["train"] = [*parts["train"], *(image.id for image in made.images)]
-        _write(dataset, folder, images, annotations, category, splits, options)
+        told = {"method": options.method, "images_per_fold": options.count, "seed": options.seed}
+        changes = {SYNTHETIC: told, "images_put_there_by": dict(sorted(ways.items()))}
+        _write(dataset, folder, images, annotations, category, splits, changes)
     say(
         f"{out}: {options.count} synthetic images in the training part of each of {dataset.fold_count} folds, "
         f"{len(annotations) - len(dataset.annotations)} defects in all"
@@ -105,7 +110,7 @@ def synthesize(dataset: Dataset, out: Path, options: SynthesisOptions) -> None:
 
 
 def _refuse(dataset: Dataset, out: Path) -> None:
-    if any(category["name"] == TYPE for category in dataset.categories):
+    if any(category["name"] == SYNTHETIC for category in dataset.categories):
         raise DatasetError("has synthetic defects already", where=dataset.path, remedy="take the dataset without them")
     here, there = out.resolve(), dataset.path.resolve()
     if here == there or there in here.parents or here in there.parents:
@@ -138,7 +143,7 @@ def _of_fold(
     made = _Made([], [])
     for number, source in enumerate(track(drawn[: options.count], f"fold {fold}"), start=1):
         changed, mask = make(read_image(dataset.image_path(source)), rng)
-        file_name = f"{PART}/{TYPE}/fold{fold}-{number:04}.png"
+        file_name = f"{PART}/{SYNTHETIC}/fold{fold}-{number:04}.png"
         data = cv2.imencode(".png", changed[..., ::-1])[1].tobytes()
         write_bytes(folder / "images" / file_name, data)
         image = Image(
@@ -147,11 +152,11 @@ def _of_fold(
             width=changed.shape[1],
             height=changed.shape[0],
             sha256=sha256_bytes(data),
-            origin=f"{PART}/{TYPE}",
+            origin=f"{PART}/{SYNTHETIC}",
             group=dataset.image_by_id[source].group,
         )
         made.images.append(image)
-        for instance in instances(mask)[0]:
+        for instance in instances(mask, split=dataset.card["rules"]["instances"] == "components")[0]:
             ids = {"id": next_annotation + len(made.annotations), "image_id": image.id, "category_id": category}
             made.annotations.append({**ids, **instance, "iscrowd": 0})
     return made
@@ -171,20 +176,19 @@ def _write(
     annotations: Sequence[dict[str, Any]],
     category: int,
     splits: dict[str, Any],
-    options: SynthesisOptions,
+    changes: dict[str, Any],
 ) -> None:
-    categories = [*map(dict, dataset.categories), {"id": category, "name": TYPE, "supercategory": dataset.product}]
+    categories = [*map(dict, dataset.categories), {"id": category, "name": SYNTHETIC, "supercategory": dataset.product}]
     write_json(
         folder / "annotations.json",
         {
-            "info": {"description": dataset.product, "contributor": f"maskbridge synthesize --method {options.method}"},
+            "info": {"description": dataset.product, "contributor": "maskbridge synthesize"},
             "images": [asdict(image) for image in images],
             "annotations": annotations,
             "categories": categories,
         },
     )
     write_json(folder / "splits.json", splits)
-    told = {"method": options.method, "images_per_fold": options.count, "seed": options.seed}
     card = make_card(
         product=dataset.product,
         images=images,
@@ -194,7 +198,7 @@ def _write(
         rules=dataset.card["rules"],
         origin=dataset.card["source"],
         options=dataset.card["options"],
-        changes={**dataset.card["changes"], TYPE: told},
+        changes={**dataset.card["changes"], **changes},
         sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
     )
     write_json(folder / "dataset.json", card)

@@ -93,15 +93,6 @@ def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield items[start : start + size]
 
 
-def shuffled_batches(count: int, size: int, generator: torch.Generator) -> Iterator[npt.NDArray[np.int64]]:
-    """One epoch: the numbers 0 to count - 1 in random order, at most `size` at a time."""
-    import torch
-
-    order: npt.NDArray[np.int64] = torch.randperm(count, generator=generator).numpy()
-    for start in range(0, count, size):
-        yield order[start : start + size]
-
-
 def choose_device(name: str) -> torch.device:
     """Find the device to work on.
 
@@ -127,14 +118,6 @@ def choose_device(name: str) -> torch.device:
             remedy="take --device cpu",
         )
     return device
-
-
-def seed_everything(seed: int) -> torch.Generator:
-    """Seed the initialisation of networks, and return a generator for the order of training."""
-    import torch
-
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
 
 
 def require_finite_loss(loss: float, epoch: int) -> None:

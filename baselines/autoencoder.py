@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from baselines._backbones import Backbone
 
 SUPERVISED = False
-SAME_RESULT_OPTIONS = ("devices",)
 PREDICT_OPTIONS = ("blur",)
 _PRETRAINED = {"backbone": "auto"}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -89,7 +88,8 @@ class Config(LoopConfig, AugmentConfig, EncoderConfig):
         """Refuse values that cannot work."""
         LoopConfig.__post_init__(self)
         AugmentConfig.__post_init__(self)
-        require_at_least(self, image_size=16, channels=1, bottleneck=1, blur=0)
+        EncoderConfig.__post_init__(self)
+        require_at_least(self, image_size=16 if self.backbone == NONE else 64, channels=1, bottleneck=1, blur=0)
         require_multiple(self, image_size=2**STAGES if self.backbone == NONE else 32)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from baselines._feature_model import Arrays, keep, reopen, start
 from baselines._features import features, pooled
-from baselines._pooled import PooledConfig, spread
+from baselines._pooled import PooledConfig, spread, tell_if_alike
 from baselines._torch import require_at_least
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import GOOD
@@ -55,6 +55,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     backbone = start("balanced-softmax", data, config, context)
     rows = features(backbone, data.dataset, data.train, config.image_size, context)
     matrix = np.stack([pooled(row, config.stages) for row in rows])
+    tell_if_alike("balanced-softmax", matrix)
     model = fit_head(matrix, of_image, len(names), balanced=config.loss == "balanced-softmax", penalty=config.penalty)
     ids = {category["name"]: category["id"] for category in data.dataset.categories}
     classes = np.array([ids.get(name, 0) for name in names], np.int64)

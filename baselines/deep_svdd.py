@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from baselines._backbones import Backbone
 
 SUPERVISED = False
-SAME_RESULT_OPTIONS = ("devices",)
 _PRETRAINED = {"backbone": "auto", "image_size": 224}
 PRESETS: dict[str, dict[str, Any]] = {
     "cnn": {},
@@ -95,6 +94,7 @@ class Config(LoopConfig, AugmentConfig, EncoderConfig):
         """Refuse values that cannot work."""
         LoopConfig.__post_init__(self)
         AugmentConfig.__post_init__(self)
+        EncoderConfig.__post_init__(self)
         require_at_least(self, image_size=8, channels=1, embedding=1, anomaly_weight=0)
         require_multiple(self, image_size=2**BLOCKS)
         if self.anomalies not in (NONE, *METHODS):
@@ -189,6 +189,7 @@ def contrast_normalised(images: torch.Tensor) -> torch.Tensor:
 
 
 def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, context: Context) -> Trained:
+    import numpy as np
     import torch
 
     device = fabric.device
@@ -201,10 +202,10 @@ def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, co
     made = None if config.anomalies == NONE else maker(config.anomalies, images, fabric, context)
 
     def losses(networks: Sequence[torch.nn.Module], rows: torch.Tensor) -> torch.Tensor:
-        good = view(to_tensor(images[rows.numpy()], device), config)
+        some = images[rows.numpy()]
         if made is None:
-            return _distances(networks[0](_prepared(good, backbone)), centre)
-        both = torch.cat([good, to_tensor(_anomalous(images[rows.numpy()], made), device)])
+            return _distances(networks[0](_prepared(view(to_tensor(some, device), config), backbone)), centre)
+        both = view(to_tensor(np.concatenate([some, _anomalous(some, made)]), device), config)
         near, far = _distances(networks[0](_prepared(both, backbone)), centre).chunk(2)
         return near + config.anomaly_weight / (far + ANOMALY_EPSILON)
 

@@ -2,7 +2,8 @@
 
     python benchmarks/baselines.py pooled               fit and score five of them : the backbone pass; bound 1.5
     python benchmarks/baselines.py scaling              coreset of 1 % of up to a million patches: time, memory
-    make peers && .venv-peers/bin/python benchmarks/baselines.py patchcore --seeds 3      ours beside anomalib's
+    make peers && .venv-peers/bin/python benchmarks/baselines.py patchcore --backbone tf_efficientnet_lite0 \
+        --backbone-weights FILE|none        ours beside anomalib's
 
 Without a command the first two run. MASKBRIDGE_DATA names real images; without it the made-up sample is used.
 `--backbone` and `--backbone-weights` as in training; of `patchcore` the backbone is one of timm's. Every contestant of
@@ -36,6 +37,7 @@ from maskbridge.convert import ConvertOptions, convert
 from maskbridge.dataset import Dataset
 from maskbridge.meters import PhaseMeter
 from maskbridge.sample import make_sample
+from maskbridge.weights import AUTO
 
 POOLED = (knn, gaussian, pca, ocsvm, balanced_softmax)
 
@@ -66,6 +68,8 @@ def main() -> None:
                 make_sample(source)
             [path] = convert("mvtec", source, folder / "dataset", ConvertOptions(link="symlink"))
             if arguments.what == "patchcore":
+                if arguments.backbone == AUTO:
+                    sys.exit("name a backbone of timm's: --backbone tf_efficientnet_lite0 --backbone-weights FILE|none")
                 beside_anomalib(arguments, path, folder)
                 return
             pooled(Dataset.open(path), folder, arguments)

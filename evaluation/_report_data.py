@@ -31,7 +31,7 @@ def page_data(board: Leaderboard) -> dict[str, Any]:
     """The data of a report, without pictures and commands."""
     first = board.evaluations[0]
     dataset, image_ids = first.dataset, sorted(first.view.image_ids)
-    types, names = defect_types(dataset), [row.run for row in board.rows]
+    types, names = defect_types(board.evaluations), [row.run for row in board.rows]
     columns = list(dict.fromkeys(column for table in board.tables for column in table.columns))
     images = [dataset.image_by_id[image_id] for image_id in image_ids]
     return {

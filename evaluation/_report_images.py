@@ -83,9 +83,9 @@ class Pictures:
         )
         self.format = "webp" if cv2.haveImageWriter(".webp") else "jpeg"
         self._dataset = evaluations[0].dataset
-        self.types = defect_types(self._dataset)
+        self.types = defect_types(evaluations)
         self._place = {name: place for place, name in enumerate(self.types)}
-        self._names = {category["id"]: category["name"] for category in self._dataset.categories}
+        self._names = _names(self._dataset)
         self._runs = [_RunPictures(evaluation) for evaluation in evaluations]
 
     @property
@@ -129,7 +129,7 @@ class Pictures:
             "d": [
                 [
                     float(f"{result['score']:.4g}"),
-                    -1 if result["category_id"] is None else self._place[self._names[result["category_id"]]],
+                    -1 if result["category_id"] is None else self._place[run.names[result["category_id"]]],
                     int(least is None or result["score"] >= least),
                     _box(result["bbox"], units),
                     outline(result["segmentation"], units) if "segmentation" in result else "",
@@ -145,10 +145,14 @@ class Pictures:
         return base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def defect_types(dataset: Dataset) -> list[str]:
-    """`good`, then the defect types of categories and images."""
-    names = [category["name"] for category in dataset.categories]
-    return list(dict.fromkeys([GOOD, *names, *(image.defect_type for image in dataset.images)]))
+def defect_types(evaluations: Sequence[Evaluation]) -> list[str]:
+    """`good`, then the defect types of categories and images; runs may know others than the first one."""
+    names = [name for evaluation in evaluations for name in _names(evaluation.dataset).values()]
+    return list(dict.fromkeys([GOOD, *names, *(image.defect_type for image in evaluations[0].dataset.images)]))
+
+
+def _names(dataset: Dataset) -> dict[int, str]:
+    return {category["id"]: category["name"] for category in dataset.categories}
 
 
 def outline(rle: geometry.RLE, units: float) -> str:
@@ -184,6 +188,7 @@ class _RunPictures:
 
     def __init__(self, evaluation: Evaluation) -> None:
         view = evaluation.view
+        self.names = _names(evaluation.dataset)
         self._maps = view.maps().value
         self.thresholds = view.threshold("detection").value
         self.detections: dict[int, list[Result]] = {}

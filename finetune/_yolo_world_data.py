@@ -20,7 +20,7 @@ from finetune._yolo_world_text import Features, source_name, text_features, writ
 from finetune._yolo_world_tiles import tiled
 from maskbridge import plugins
 from maskbridge.approach import Context, TrainData
-from maskbridge.dataset import Dataset
+from maskbridge.dataset import SYNTHETIC, Dataset
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.export import ExportOptions
 from maskbridge.files import read_json, write_text
@@ -44,7 +44,7 @@ class Prepared:
         yaml: Path of `data.yaml`.
         features: Text features of the run's own types in class order, N x 512, float32, unit length.
         encoder: What they come from.
-        good, defective: Images, or tiles, of the training part.
+        good, defective, synthetic: Images, or tiles, of the training part.
         rehearsed: Images of another dataset beside them.
         rehearsed_left_out: Images of it that are in this fold's `val` or `test` too.
         left_out_tiles: Tiles with no more than a sliver of a defect.
@@ -55,9 +55,16 @@ class Prepared:
     encoder: str
     good: int
     defective: int
+    synthetic: int
     rehearsed: int
     rehearsed_left_out: int
     left_out_tiles: int
+
+    @property
+    def trained_on(self) -> dict[str, int]:
+        """Images, or tiles, as run.json counts them."""
+        made = {"synthetic": self.synthetic} if self.synthetic else {}
+        return {"good": self.good, "defective": self.defective, **made}
 
 
 def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context: Context) -> Prepared:
@@ -93,7 +100,9 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     options = ExportOptions(fold=fold, negatives=config.negatives, seed=context.seed, overwrite=True)
     plugins.load("format", FORMATS[config.labels]).export(dataset, out, options)
     count = read_json(out / "export-report.json")["images"]["train"]
-    defective = sum(bool(dataset.annotations_by_image[i]) for i in dataset.split(fold).train)
+    with_defect = [dataset.image_by_id[i] for i in dataset.split(fold).train if dataset.annotations_by_image[i]]
+    made = sum(image.defect_type == SYNTHETIC for image in with_defect)
+    kinds = count - len(with_defect), len(with_defect) - made, made
     extra = 0 if rehearsed is None else _add_images(out, rehearsed, numbers, options, FORMATS[config.labels])
     write_text(out / "data.yaml", _yaml(texts, rehearse=rehearsed is not None))
     encoder = source_name(config.text_features)
@@ -104,7 +113,7 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     if left_out:
         say(f"yolo-world: {left_out} tiles with a sliver of a defect left out")
     own = features[: len(prompts)]
-    return Prepared(out / "data.yaml", own, encoder, count - defective, defective, extra, leaking, left_out)
+    return Prepared(out / "data.yaml", own, encoder, *kinds, extra, leaking, left_out)
 
 
 def refuse_without_defects(data: TrainData) -> None:

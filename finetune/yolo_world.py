@@ -152,7 +152,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     return Trained(
         parameters=parameters,
         weights_from=source if prepared.encoder != HASHED else f"{source}, text features {HASHED}",
-        trained_on={"good": prepared.good, "defective": prepared.defective},
+        trained_on=prepared.trained_on,
         facts={
             "scale": scale,
             "tensors_transferred": transferred,

@@ -137,7 +137,8 @@ class Trained:
     Attributes:
         parameters: Number of the model's parameters used at prediction.
         weights_from: Where start weights came from: a file name, or `none` for random initialisation.
-        trained_on: Number of `good` and `defective` images used, where it is not all that were given.
+        trained_on: Number of `good`, `defective` and, if any, `synthetic` images used, where it is not all that were
+            given.
         facts: Anything else worth keeping, JSON values only.
     """
 

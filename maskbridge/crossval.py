@@ -3,8 +3,8 @@
     maskbridge crossval knn datasets/bottle runs/bottle-knn-all
 
 Models of different folds have different scales. Before merging, each fold's scores, maps and confidences are mapped
-monotonically by a rule fitted on that fold's `val` alone: scores and maps are standardised, (x - mean) / sd, over
-the images, or pixels, of `val`; the log-odds of confidences are standardised by those of the surest detection of each
+monotonically by a rule fitted on that fold's `val` alone: scores and maps are standardised, (x - mean) / sd, over the
+images, or pixels, of `val`; the log-odds of confidences are standardised by those of the surest detection of each
 `val` image, their sd being 1 at least, so that no confidence is pressed into 0 or 1. Thresholds are mapped along, and
 each image is judged by its own fold's threshold.
 """
@@ -170,8 +170,8 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
             "peak_memory_mb": _over(runs, "peak_memory_mb", max),
             "predict_ms_per_image": round(float(np.mean([run.info["predict_ms_per_image"] for run in runs])), 3),
             "trained_on": {
-                kind: round(float(np.mean([run.info["trained_on"][kind] for run in runs])), 1)
-                for kind in ("good", "defective")
+                kind: round(float(np.mean([run.info["trained_on"].get(kind, 0) for run in runs])), 1)
+                for kind in first["trained_on"]
             },
             "thresholds": {
                 str(run.info["fold"]): _mapped_thresholds(run, mapping)

@@ -24,6 +24,8 @@ from maskbridge.errors import DatasetError
 from maskbridge.files import read_json, sha256_bytes, sha256_file
 
 GOOD = "good"
+#: Type of defects that were made by `maskbridge synthesize`.
+SYNTHETIC = "synthetic"
 FoldName = int | Literal["official"]
 
 

@@ -78,6 +78,7 @@ class PredictionView:
         self.image_ids = tuple(part_image_ids(run, dataset, part) if image_ids is None else image_ids)
         self._thresholds: Thresholds = (run.info.get("thresholds") or {}) if thresholds is None else thresholds
         self._found_scores: Found[dict[int, float]] | None = None
+        self._found_types: Found[dict[int, str]] | None = None
         self._found_detections: Found[list[Result]] | None = None
         self._fold_of = dataset.fold_of_image() if part == "crossval" else {}
 
@@ -132,6 +133,11 @@ class PredictionView:
         Raises:
             RunError: When images of the part have no type, or others have one, or a type is not the dataset's.
         """
+        if self._found_types is None:
+            self._found_types = self._find_types()
+        return self._found_types
+
+    def _find_types(self) -> Found[dict[int, str]]:
         if self.given_why:
             return Found(None, why=self.given_why)
         names = {category["id"]: category["name"] for category in self.dataset.categories}
@@ -143,7 +149,7 @@ class PredictionView:
                 raise RunError("a type is not the dataset's", where=self.run.path, found=unknown[0])
             return Found(types)
         results, scores, thresholds = self._detections(), self.scores(), self.threshold("image")
-        if results is None or any(result["category_id"] not in names for result in results):
+        if not results or any(result["category_id"] not in names for result in results):
             return Found(None, why="the run names no types")
         if scores.value is None or thresholds.value is None:
             return Found(None, why=scores.why or thresholds.why)

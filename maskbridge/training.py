@@ -21,7 +21,7 @@ import numpy as np
 
 from maskbridge import __version__, plugins
 from maskbridge.approach import Approach, Context, PredictData, TrainData, Trained
-from maskbridge.dataset import Dataset, FoldName
+from maskbridge.dataset import GOOD, SYNTHETIC, Dataset, FoldName
 from maskbridge.errors import OptionError
 from maskbridge.meters import PhaseMeter
 from maskbridge.predicting import as_read_back, in_order, predict_images, truth_given
@@ -86,7 +86,7 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
             remedy="use --fold 0 or crossval",
         )
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
-    resumed = settings.resume and (path / "weights").is_dir()
+    resumed = settings.resume and any((path / name).is_dir() for name in ("weights", "work/calibration"))
     data = _train_data(approach, dataset, settings.fold)
     free = same_result_options(name)
     finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free)
@@ -219,5 +219,6 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
 
 
 def _trained_on(dataset: Dataset, train: tuple[int, ...]) -> dict[str, int]:
-    good = sum(dataset.image_by_id[i].is_good for i in train)
-    return {"good": good, "defective": len(train) - good}
+    kinds = [dataset.image_by_id[image_id].defect_type for image_id in train]
+    good, made = kinds.count(GOOD), kinds.count(SYNTHETIC)
+    return {"good": good, "defective": len(train) - good - made, **({"synthetic": made} if made else {})}

@@ -97,7 +97,7 @@ def test_an_encoder_that_does_not_fit_is_told() -> None:
     from maskbridge.errors import OptionError
 
     with pytest.raises(OptionError, match="multiple of 32"):
-        autoencoder.Config(backbone="resnet18", image_size=48)
+        autoencoder.Config(backbone="resnet18", image_size=80)
 
 
 def test_the_ssim_map_is_that_of_another_implementation() -> None:

@@ -15,6 +15,7 @@ from maskbridge.cli import main
 from maskbridge.dataset import Dataset, read_image
 from maskbridge.errors import DatasetError, MaskbridgeError, OptionError
 from maskbridge.files import sha256_file, write_json
+from maskbridge.predictions import Run
 
 COUNT = 5
 
@@ -141,6 +142,14 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(folds: Dataset, tmp_path:
     assert not (tmp_path / "bare").exists()
 
 
+def test_instances_are_those_of_the_datasets_rule_and_links_are_told(folds: Dataset, tmp_path: Path) -> None:
+    rules = {**folds.card["rules"], "instances": "image"}
+    new = made(dataclasses.replace(folds, card={**folds.card, "rules": rules}), tmp_path / "out", method="perlin")
+    for image in new.images[len(folds.images) :]:
+        assert len(new.annotations_by_image[image.id]) == 1
+    assert new.card["changes"]["images_put_there_by"] == {"hard": len(folds.images)}
+
+
 def test_runs_on_both_are_compared_on_the_same_test_images(folds: Dataset, tmp_path: Path, capsys) -> None:
     new = made(folds, tmp_path / "out")
     words = ["--fold", "0", "--backbone", "shufflenet_v2_x0_5", "--backbone-weights", "none", "--image-size", "64"]
@@ -151,3 +160,8 @@ def test_runs_on_both_are_compared_on_the_same_test_images(folds: Dataset, tmp_p
     capsys.readouterr()
     assert main(["compare", str(tmp_path / "plain"), str(tmp_path / "more"), "--samples", "50"]) == 0
     assert "on the same 5 images" in capsys.readouterr().out
+    counts = [Run.open(tmp_path / name).info["trained_on"] for name in ("plain", "more")]
+    assert counts[1] == {**counts[0], "synthetic": COUNT}
+    page = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "plain"), str(tmp_path / "more"), "--out", str(page), "--samples", "50"]) == 0
+    assert "synthetic" in page.read_text(encoding="utf-8")
