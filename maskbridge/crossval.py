@@ -4,9 +4,8 @@
 
 Models of different folds have different scales. Before merging, each fold's scores, maps and confidences are mapped
 monotonically by a rule fitted on that fold's `val` alone: scores and maps are standardised, (x - mean) / sd, over the
-images, or pixels, of `val`; the log-odds of confidences are standardised by those of the surest detection of each
-`val` image, their sd being 1 at least, so that no confidence is pressed into 0 or 1. Thresholds are mapped along, and
-each image is judged by its own fold's threshold.
+images, or pixels, of `val`; the log-odds of confidences by those of the surest detection of each `val` image, their sd
+being 1 at least, so that none is pressed into 0 or 1. Thresholds are mapped along; types of images stay as they are.
 """
 
 from __future__ import annotations
