@@ -1,13 +1,15 @@
-"""What the baselines on pretrained features cost beside one pass of the backbone, and beside anomalib's PatchCore.
+"""What baselines on pretrained features cost beside one pass of the backbone, and beside anomalib's own.
 
     python benchmarks/baselines.py pooled               fit and score five of them : the backbone pass; bound 1.5
     python benchmarks/baselines.py scaling              coreset of 1 % of up to a million patches: time, memory
-    make peers && .venv-peers/bin/python benchmarks/baselines.py patchcore --backbone tf_efficientnet_lite0 \
-        --backbone-weights FILE|none        ours beside anomalib's
+    make peers
+    .venv-peers/bin/python benchmarks/baselines.py patchcore|padim --backbone NAME --backbone-weights FILE|none
+                                                        ours beside anomalib's, several seeds
 
 Without a command the first two run. MASKBRIDGE_DATA names real images; without it the made-up sample is used.
-`--backbone` and `--backbone-weights` as in training; of `patchcore` the backbone is one of timm's. Every contestant of
-`patchcore` runs in a process of its own, seeds alternate. Nothing is asserted; bounds are printed beside the numbers.
+`--backbone` and `--backbone-weights` as in training; beside anomalib the backbone is one of timm's EfficientNets, and
+every contestant runs in a process of its own, seeds alternate. Nothing is asserted; bounds are printed beside the
+numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this script has the name of the package that it measures
 
-from _baselines_patchcore import beside_anomalib
+from _baselines_anomalib import beside_anomalib
 from _baselines_rounds import median, resident_mb, seconds, told
 
 from baselines import balanced_softmax, gaussian, knn, ocsvm, pca
@@ -44,7 +46,7 @@ POOLED = (knn, gaussian, pca, ocsvm, balanced_softmax)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("pooled", "scaling", "patchcore"), help="see above")
+    parser.add_argument("what", nargs="?", choices=("pooled", "scaling", "patchcore", "padim"), help="see above")
     parser.add_argument("--source", default="mvtec_ad/bottle", help="category below MASKBRIDGE_DATA")
     parser.add_argument("--backbone", default="auto", help="torchvision or timm name (default: auto)")
     parser.add_argument("--backbone-weights", default="auto", help="a file, auto or none (default: auto)")
@@ -67,7 +69,7 @@ def main() -> None:
             if not data:
                 make_sample(source)
             [path] = convert("mvtec", source, folder / "dataset", ConvertOptions(link="symlink"))
-            if arguments.what == "patchcore":
+            if arguments.what in ("patchcore", "padim"):
                 if arguments.backbone == AUTO:
                     sys.exit("name a backbone of timm's: --backbone tf_efficientnet_lite0 --backbone-weights FILE|none")
                 beside_anomalib(arguments, path, folder)

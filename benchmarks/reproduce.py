@@ -71,8 +71,8 @@ BOTH = (
 SVDD = (
     Row(
         "Deep SVDD, simple CNN", "deep-svdd", "cnn", ".5714",
-        "the report's code is not known; .5714 is near chance, as of a network that has collapsed. Ours keeps the paper's "
-        "rules against that: no bias term, no bounded activation, a centre fixed before training, contrast normalised",
+        "the report's code is not known; .5714 is near chance, as of a network that has collapsed. Ours keeps the "
+        "paper's rules against that: no bias term, no bounded activation, centre fixed before training",
     ),
     Row("ResNet18, 128-d embedding", "deep-svdd", "resnet18", ".996", "another backbone, where ours is not ResNet18"),
     Row(

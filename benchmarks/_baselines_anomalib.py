@@ -1,4 +1,4 @@
-"""PatchCore, ours and anomalib's, on the same backbone, images, size and share of patches."""
+"""PatchCore and PaDiM, ours and anomalib's, on the same backbone, images, size and share of patches or features."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a script beside this one h
 
 from _baselines_rounds import seconds, told
 
-from baselines import patchcore
+from baselines import padim, patchcore
 from baselines._backbones import load_backbone
 from baselines._torch import choose_device, chunks, read_square, to_tensor
 from evaluation.pixel_metrics import PixelMetrics
@@ -30,20 +30,32 @@ from maskbridge.approach import Context, PredictData, TrainData
 from maskbridge.dataset import Dataset
 from maskbridge.meters import PhaseMeter
 
-STRIDES = (8, 16)
-#: As anomalib names the blocks of these strides in EfficientNet.
-LAYERS = ("blocks.2", "blocks.4")
+#: Strides of each approach's maps, and as anomalib names the blocks of these strides in EfficientNet.
+STRIDES = {"patchcore": (8, 16), "padim": (4, 8, 16)}
+LAYERS = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
+#: Features that PaDiM draws.
+DRAWN = 100
 
 #: Score and map of each image, and costs by name.
 Outcome = tuple[dict[int, float], dict[int, Any], dict[str, float]]
 
 
 def beside_anomalib(arguments: argparse.Namespace, dataset: Path, folder: Path) -> None:
-    """PatchCore, ours and anomalib's: the same backbone, images, size, share and nine neighbours; several seeds."""
+    """Ours and anomalib's: the same backbone, images, size, share, nine neighbours or 100 features; several seeds."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
     for seed in range(arguments.seeds):
         for name in CONTESTANTS:
-            words = [name, "--seed", str(seed), "--dataset", str(dataset), "--backbone", arguments.backbone]
+            words = [
+                name,
+                "--model",
+                arguments.what,
+                "--seed",
+                str(seed),
+                "--dataset",
+                str(dataset),
+                "--backbone",
+                arguments.backbone,
+            ]
             words += ["--backbone-weights", arguments.backbone_weights, "--image-size", str(arguments.image_size)]
             words += [
                 "--ratio",
@@ -93,7 +105,9 @@ def one_contestant(arguments: argparse.Namespace) -> None:
 
 def ours(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Outcome:
     settings = {"backbone": arguments.backbone, "backbone_weights": arguments.backbone_weights}
-    config = patchcore.Config(**settings, image_size=arguments.image_size, coreset=str(arguments.ratio))
+    module = {"patchcore": patchcore, "padim": padim}[arguments.model]
+    own = {"coreset": str(arguments.ratio)} if module is patchcore else {"dimensions": DRAWN}
+    config = module.Config(**settings, **own, image_size=arguments.image_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         context = Context(device=arguments.device, seed=arguments.seed, work=folder / "work")
@@ -101,10 +115,10 @@ def ours(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Outcome
         backbone_pass(dataset, split.train[:16], arguments)
         one_pass = seconds(lambda: backbone_pass(dataset, split.train, arguments))
         with PhaseMeter() as meter:
-            patchcore.train(data, config, folder / "weights", context)
+            module.train(data, config, folder / "weights", context)
         start = time.perf_counter()
         test = PredictData(dataset=dataset, image_ids=split.test, fold="official", part="test")
-        found = list(patchcore.predict(test, config, folder / "weights", context))
+        found = list(module.predict(test, config, folder / "weights", context))
         each = 1000 * (time.perf_counter() - start) / len(found)
     costs = {"pass_seconds": one_pass, "fit_seconds": meter.seconds, "fit_peak_mb": meter.peak_mb}
     costs["predict_ms_per_image"] = each
@@ -114,13 +128,18 @@ def ours(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Outcome
 def anomalibs(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Outcome:
     """Its torch model alone, without its data loaders and trainer, which would add to its time."""
     import timm
+    from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
     torch.manual_seed(arguments.seed)
     device = choose_device(arguments.device)
     backbone_pass(dataset, split.train[:16], arguments)
     one_pass = seconds(lambda: backbone_pass(dataset, split.train, arguments))
-    model = PatchcoreModel(layers=LAYERS, backbone=arguments.backbone, pre_trained=False, num_neighbors=9).to(device)
+    shared = {"layers": [LAYERS[stride] for stride in STRIDES[arguments.model]], "backbone": arguments.backbone}
+    if arguments.model == "patchcore":
+        model = PatchcoreModel(**shared, pre_trained=False, num_neighbors=9).to(device)
+    else:
+        model = PadimModel(**shared, pre_trained=False, n_features=DRAWN).to(device)
     given = load_backbone(arguments.backbone, arguments.backbone_weights, seed=arguments.seed)
     inner = model.feature_extractor.feature_extractor
     missing = inner.load_state_dict(given.network.state_dict(), strict=False).missing_keys
@@ -137,7 +156,10 @@ def anomalibs(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Ou
     with torch.no_grad(), PhaseMeter() as meter:
         for _, images in batches(split.train, 16):
             model(images)
-        model.subsample_embedding(arguments.ratio)
+        if arguments.model == "patchcore":
+            model.subsample_embedding(arguments.ratio)
+        else:
+            model.fit()
     model.eval()
     start = time.perf_counter()
     scores: dict[int, float] = {}
@@ -166,7 +188,7 @@ def backbone_pass(dataset: Dataset, ids: Sequence[int], arguments: argparse.Name
     for piece in chunks(ids, 16):
         images = np.stack([read_square(dataset, image_id, arguments.image_size) for image_id in piece])
         maps = backbone.maps(to_tensor(images, device))
-        for stride in STRIDES:
+        for stride in STRIDES[arguments.model]:
             maps[stride].cpu()
 
 
@@ -174,6 +196,7 @@ def main() -> None:
     """One contestant, in a process of its own; started by `beside_anomalib`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=CONTESTANTS)
+    parser.add_argument("--model", choices=STRIDES, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
     for name in ("backbone", "backbone-weights", "device"):
         parser.add_argument(f"--{name}", required=True)
