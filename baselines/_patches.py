@@ -121,7 +121,8 @@ def embed(row: Features, device: torch.device, *, local: bool) -> torch.Tensor:
     Args:
         row: The image's features; its maps ascend by stride.
         device: Where to put them.
-        local: Average each map over 3 x 3 places first, as PatchCore does.
+        local: Average each map over 3 x 3 places first and interpolate the coarser ones, as PatchCore does; PaDiM
+            takes them as they are.
     """
     import torch
     from torch.nn import functional as F
@@ -130,7 +131,7 @@ def embed(row: Features, device: torch.device, *, local: bool) -> torch.Tensor:
     if local:
         maps = [F.avg_pool2d(each, kernel_size=3, stride=1, padding=1) for each in maps]
     size = maps[0].shape[-2:]
-    alike = [maps[0], *(F.interpolate(each, size=size, mode="bilinear") for each in maps[1:])]
+    alike = [maps[0], *(F.interpolate(each, size=size, mode="bilinear" if local else "nearest") for each in maps[1:])]
     return torch.cat(alike, dim=1)[0].permute(1, 2, 0)
 
 

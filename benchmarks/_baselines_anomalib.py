@@ -135,6 +135,7 @@ def anomalibs(dataset: Dataset, split: Any, arguments: argparse.Namespace) -> Ou
     device = choose_device(arguments.device)
     backbone_pass(dataset, split.train[:16], arguments)
     one_pass = seconds(lambda: backbone_pass(dataset, split.train, arguments))
+    torch.manual_seed(arguments.seed)
     shared = {"layers": [LAYERS[stride] for stride in STRIDES[arguments.model]], "backbone": arguments.backbone}
     if arguments.model == "patchcore":
         model = PatchcoreModel(**shared, pre_trained=False, num_neighbors=9).to(device)
