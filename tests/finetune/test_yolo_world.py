@@ -587,7 +587,7 @@ def test_every_option_of_training_reaches_ultralytics(tmp_path):
     from finetune._yolo_world_data import Prepared
     from finetune._yolo_world_fit import _overrides
 
-    prepared = Prepared(tmp_path / "data.yaml", np.zeros((1, 512), np.float32), "hashed", 0, 1, 0, 0, 0)
+    prepared = Prepared(tmp_path / "data.yaml", np.zeros((1, 512), np.float32), "hashed", 0, 1, 0, 0, 0, 0)
     context = Context(device="0", seed=7, work=tmp_path)
     given = {"epochs": 3, "imgsz": 96, "batch": 4, "patience": 5, "freeze": 10, "mosaic": 0.5}
     config = yolo_world.Config(**given, lr=2e-3, precision="bf16", time_budget=90)
