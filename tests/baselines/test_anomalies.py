@@ -8,6 +8,7 @@ import pytest
 
 from baselines import _anomalies, _gan
 from baselines._anomalies import LEAST_SHARE, VISIBLE, maker, perlin, visible_change
+from baselines._loop import LoopConfig, in_processes
 from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError
 
@@ -92,18 +93,22 @@ def test_perlin_noise_is_zero_at_the_corners_of_cells_and_smooth_between() -> No
     assert noise.std() > 0.1
 
 
-@pytest.mark.parametrize("steps", [30])
-def test_a_small_gan_changes_one_region_of_an_image_of_any_size(photo: np.ndarray, tmp_path: Path, steps: int) -> None:
-    from lightning_fabric import Fabric
+def change_by_gan(fabric, images: np.ndarray, seeds: list[int], *, config: LoopConfig, context: Context) -> list:
+    change = _gan.perturbed_latents(images, fabric, context, steps=20)
+    return [change(images[0], np.random.default_rng(seed)) for seed in seeds]
 
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_small_gan_changes_images_of_any_size(photo: np.ndarray, tmp_path: Path, devices: int) -> None:
     (tmp_path / "work").mkdir()
     context = Context(device="cpu", seed=1, work=tmp_path / "work")
-    images = np.stack([np.roll(photo[:, :90], 3 * shift, axis=1) for shift in range(10)])
-    change = _gan.perturbed_latents(images, Fabric(accelerator="cpu"), context, steps=steps)
-    one, two = (change(photo, np.random.default_rng(seed)) for seed in (0, 1))
+    images = np.stack([np.roll(photo, 3 * shift, axis=1) for shift in range(10)])
+    config = LoopConfig(devices=devices)
+    one, two, again = in_processes(change_by_gan, images, [0, 1, 0], config=config, context=context)
     assert one.shape == photo.shape
+    assert not np.array_equal(one, photo)
     assert not np.array_equal(one, two)
-    np.testing.assert_array_equal(one, change(photo, np.random.default_rng(0)))
+    np.testing.assert_array_equal(one, again)
 
 
 def test_a_difference_is_laid_over_where_it_is_greatest_alone(photo: np.ndarray) -> None:
