@@ -15,7 +15,7 @@ A mask is where the change can be seen; what is too small for a region of its ow
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ Image = npt.NDArray[np.uint8]
 #: Of an image, H x W x 3, uint8, and random numbers: the changed image and its mask, H x W, uint8, 0 or 1.
 Maker = Callable[[Image, np.random.Generator], tuple[Image, Image]]
 
-METHODS = ("gan", "cutpaste", "perlin")
+Method = Literal["gan", "cutpaste", "perlin"]
 #: Change of a channel that can be seen, in grey levels.
 VISIBLE = 12
 #: Smallest region, as a part of the image.
@@ -40,14 +40,15 @@ LEAST_SHARE = 5e-4
 TRIES = 50
 
 
-def maker(method: str, images: Image, fabric: Fabric, context: Context) -> Maker:
+def maker(method: Method, images: Image, fabric: Fabric, context: Context, least: int = 1) -> Maker:
     """What makes anomalies of good images.
 
     Args:
-        method: One of `METHODS`.
+        method: How.
         images: Good images, N x S x S x 3, uint8, RGB; only `gan` learns from them.
         fabric: Where the GAN is trained.
         context: Its seed, progress and scratch folder.
+        least: Regions of fewer pixels are undone too.
     """
     if method == "gan":
         from baselines._gan import perturbed_latents
@@ -58,7 +59,7 @@ def maker(method: str, images: Image, fabric: Fabric, context: Context) -> Maker
 
     def make(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
         for _ in range(TRIES):
-            changed, mask = visible_change(image, draw(image, rng))
+            changed, mask = visible_change(image, draw(image, rng), least)
             if mask.any():
                 return changed, mask
         raise MaskbridgeError(
@@ -69,30 +70,35 @@ def maker(method: str, images: Image, fabric: Fabric, context: Context) -> Maker
     return make
 
 
-def visible_change(image: Image, changed: Image) -> tuple[Image, Image]:
+def visible_change(image: Image, changed: Image, least: int = 1) -> tuple[Image, Image]:
     """What of a change can be seen, and where.
 
     Args:
         image: H x W x 3, uint8.
         changed: The same shape.
+        least: Pixels of a region at least.
 
     Returns:
         The image with the changes inside the mask alone, and the mask, H x W, uint8, 0 or 1: its 8-connected regions
-        have `LEAST_SHARE` of the image at least, and gaps narrower than a twentieth of its side are closed.
+        have `least` pixels and `LEAST_SHARE` of the image at least; gaps narrower than a twentieth of its side are
+        closed.
     """
     apart = (cv2.absdiff(image, changed).max(axis=2) > VISIBLE).astype(np.uint8)
     reach = 1 + 2 * (min(image.shape[:2]) // 40)
     around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
     closed = cv2.morphologyEx(apart, cv2.MORPH_CLOSE, around)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
-    least = max(1.0, LEAST_SHARE * closed.size)
-    large = np.array([label > 0 and stats[label, cv2.CC_STAT_AREA] >= least for label in range(count)])
+    enough = max(least, LEAST_SHARE * closed.size)
+    large = np.array([label > 0 and stats[label, cv2.CC_STAT_AREA] >= enough for label in range(count)])
     mask = large[labels].astype(np.uint8)
     return np.where(mask[..., None] > 0, changed, image), mask
 
 
 def cut_and_paste(image: Image, rng: np.random.Generator) -> Image:
-    """A piece of 2 to 15 % of the image, or a scar, its colours changed by up to a tenth, somewhere else."""
+    """A piece of 2 to 15 % of the image, or a scar, its colours changed by up to a tenth, somewhere else.
+
+    H x W x 3, uint8, two rows and columns at least -> the same shape.
+    """
     height, width = image.shape[:2]
     if rng.random() < 0.5:
         area, aspect = rng.uniform(0.02, 0.15) * height * width, np.exp(rng.uniform(-1, 1) * np.log(3.3))
@@ -121,7 +127,10 @@ def cut_and_paste(image: Image, rng: np.random.Generator) -> Image:
 
 
 def blend_along_noise(image: Image, rng: np.random.Generator) -> Image:
-    """Pieces of the image in another order, blended in by 20 to 100 % where Perlin noise is above .5."""
+    """Pieces of the image in another order, blended in by 20 to 100 % where Perlin noise is above .5.
+
+    H x W x 3, uint8 -> the same shape.
+    """
     height, width = image.shape[:2]
     cells = 2 ** rng.integers(1, 4, size=2)
     noise = perlin((height, width), (int(cells[0]), int(cells[1])), rng)

@@ -1,6 +1,5 @@
 """Random views of training images: flip, rotation, crop and colour, one draw for each image.
 
-    config.augmented                        # whether any is asked for
     view(images, config)                    # N x 3 x S x S, float32, [0, 1] -> the same
 
 By torchvision's transforms (https://docs.pytorch.org/vision/stable/transforms.html).

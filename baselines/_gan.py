@@ -3,7 +3,8 @@
     draw = perturbed_latents(images, fabric, context)        # N x S x S x 3, uint8
     changed = draw(image, rng)                               # H x W x 3, uint8, of any size -> the same
 
-The generator is that of DCGAN (Radford, Metz and Chintala, ICLR 2016, https://arxiv.org/abs/1511.06434) for 64 pixels,
+The generator is that of DCGAN (Radford, Metz and Chintala, ICLR 2016, https://arxiv.org/abs/1511.06434) for 64 pixels
+with fewer filters and a latent of 64 numbers,
 the discriminator is spectrally normalised with a hinge loss (Miyato et al., ICLR 2018,
 https://arxiv.org/abs/1802.05957). A latent and the same one perturbed give two images; where they differ most, one
 region, their difference is laid over the real image.
@@ -94,6 +95,9 @@ def lay_over(image: Image, difference: npt.NDArray[np.float32]) -> Image:
     Args:
         image: H x W x 3, uint8.
         difference: S x S x 3, float32, grey levels; enlarged to the image.
+
+    Returns:
+        H x W x 3, uint8.
     """
     strength = cv2.GaussianBlur(np.abs(difference).max(axis=2), (0, 0), 1.5)
     above = (strength >= np.quantile(strength, 1 - REGION)).astype(np.uint8)

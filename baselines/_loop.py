@@ -7,7 +7,8 @@
     losses = in_processes(work, config=config, context=context)
 
 Devices and gradients over several of them are Lightning Fabric's (https://lightning.ai/docs/fabric). What is random
-belongs to the seed, the epoch and the process, so a training that goes on ends at the same numbers.
+belongs to the seed, the epoch and the process, so a training that goes on ends at the same numbers on a CPU; on a GPU
+kernels may round otherwise each time.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def optimise(
     networks = [network for network, _ in pairs]
     history: list[list[float]] = [[] for _ in players]
     if context.resume and kept.is_file():
-        state = torch.load(kept, map_location=fabric.device, weights_only=True)
+        state = torch.load(kept, map_location="cpu", weights_only=True)  # Adam counts its steps there
         history = state["history"]
         for (network, optimizer), one, two in zip(pairs, state["networks"], state["optimizers"], strict=True):
             network.load_state_dict(one)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from baselines._feature_model import Arrays, BackboneConfig, keep, reopen, start
 from baselines._features import Features, features
 from baselines._maps import enlarge, smooth
+from baselines._pooled import tell_if_alike
 from baselines._torch import choose_device, require_at_least
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import OptionError
@@ -76,7 +77,15 @@ def fit(
     _require_strides(config, tuple(backbone.taps), backbone.name)
     device = choose_device(context.device)
     rows = features(backbone, data.dataset, data.train, config.image_size, context, strides=config.strides_used)
-    model = learn((embed(row, device, local=local) for row in rows), len(data.train))
+    pooled: list[npt.NDArray[np.float32]] = []
+
+    def patches() -> Iterator[torch.Tensor]:
+        for row in rows:
+            pooled.append(np.concatenate([*row.pooled.values()]))
+            yield embed(row, device, local=local)
+
+    model = learn(patches(), len(data.train))
+    tell_if_alike(approach, np.stack(pooled))
     return keep(weights, approach, config, backbone, model)
 
 

@@ -87,10 +87,12 @@ def score(
         yield Prediction(image_id=row.image_id, score=float(distance(pooled(row, config.stages), model)))
 
 
-def tell_if_alike(approach: str, matrix: npt.NDArray[np.float32]) -> None:
-    """Say that features, N x D, do not vary, on standard error."""
-    if len(matrix) > 1 and not spread(matrix).any():
+def tell_if_alike(approach: str, matrix: npt.NDArray[np.float32]) -> bool:
+    """Whether features, N x D, do not vary, which is said on standard error."""
+    alike = len(matrix) > 1 and not spread(matrix).any()
+    if alike:
         say(f"{approach}: the features of all {len(matrix)} training images are the same")
+    return alike
 
 
 def spread(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

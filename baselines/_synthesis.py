@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from baselines._anomalies import Maker, maker
+from baselines._anomalies import Maker, Method, maker
+from baselines._gan import SIDE
 from baselines._loop import LoopConfig, in_processes
-from baselines._torch import load_images, require_at_least
+from baselines._torch import load_images, require_at_least, require_choices
 from maskbridge.approach import Context
 from maskbridge.card import make_card
 from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
@@ -35,15 +36,13 @@ if TYPE_CHECKING:
 
 #: Part of the source that the images are said to be of.
 PART = "train"
-#: Side that images are shrunk to for a GAN, pixels.
-_GAN_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisOptions:
     """Options of `maskbridge synthesize`."""
 
-    method: Literal["cutpaste", "perlin", "gan"] = "cutpaste"
+    method: Method = "cutpaste"
     """pieces of the image pasted elsewhere, or blended in along random noise, or the changes of a small GAN trained on
     the good images of the fold"""
     count: int = 50
@@ -60,6 +59,7 @@ class SynthesisOptions:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         require_at_least(self, count=1, seed=0)
+        require_choices(self)
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ def _of_fold(
 
 
 def _maker(
-    fabric: Fabric, dataset: Dataset, sources: Sequence[int], method: str, *, config: LoopConfig, context: Context
+    fabric: Fabric, dataset: Dataset, sources: Sequence[int], method: Method, *, config: LoopConfig, context: Context
 ) -> Maker:
-    images = load_images(dataset, sources if method == "gan" else (), _GAN_SIDE, context)
-    return maker(method, images, fabric, context)
+    images = load_images(dataset, sources if method == "gan" else (), SIDE, context)
+    return maker(method, images, fabric, context, dataset.card["rules"]["min_area"])
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""What the baselines in PyTorch share: small square images, device, seed, checkpoints, checked options.
+"""What the baselines in PyTorch share: small square images, device, checkpoints, checked options.
 
 images = load_images(dataset, image_ids, 64, context)       # N x 64 x 64 x 3, uint8
 network(to_tensor(images[:32], device))
@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import cv2
 import numpy as np
@@ -50,6 +50,21 @@ def require_multiple(config: object, **divisors: int) -> None:
         value = getattr(config, name)
         if value % divisor:
             raise OptionError(f"{_flag(name)} cannot be used", found=value, expected=f"a multiple of {divisor}")
+
+
+def require_choices(config: object) -> None:
+    """Refuse values of an option that are not among its choices.
+
+    Args:
+        config: A dataclass; choices are the `Literal` types of its fields.
+
+    Raises:
+        OptionError: Names the option as it is written on the command line.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise OptionError(f"{_flag(name)} is unknown", found=value, expected=", ".join(get_args(kind)))
 
 
 def require_training_images(data: TrainData) -> None:

@@ -31,6 +31,7 @@ from baselines._torch import (
     parameter_count,
     read_square,
     require_at_least,
+    require_choices,
     require_multiple,
     require_training_images,
     save_checkpoint,
@@ -90,6 +91,7 @@ class Config(LoopConfig, AugmentConfig, EncoderConfig):
         AugmentConfig.__post_init__(self)
         EncoderConfig.__post_init__(self)
         require_at_least(self, image_size=16 if self.backbone == NONE else 64, channels=1, bottleneck=1, blur=0)
+        require_choices(self)
         require_multiple(self, image_size=2**STAGES if self.backbone == NONE else 32)
 
 

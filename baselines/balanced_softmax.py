@@ -22,7 +22,7 @@ import numpy.typing as npt
 from baselines._feature_model import Arrays, keep, reopen, start
 from baselines._features import features, pooled
 from baselines._pooled import PooledConfig, spread, tell_if_alike
-from baselines._torch import require_at_least
+from baselines._torch import require_at_least, require_choices
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import GOOD
 from maskbridge.errors import MaskbridgeError
@@ -47,6 +47,7 @@ class Config(PooledConfig):
         """Refuse values that cannot work."""
         super().__post_init__()
         require_at_least(self, penalty=1e-9)
+        require_choices(self)
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:

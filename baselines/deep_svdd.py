@@ -7,9 +7,10 @@ The one-class objective of Ruff et al., Deep One-Class Classification, ICML 2018
 (https://proceedings.mlr.press/v80/ruff18a.html), with the paper's three-block LeNet at half its width (`--channels 32`
 is the paper's) or a pretrained encoder. So that the network cannot map every image to the centre, there is no bias
 term to learn and no bounded activation, and the centre is fixed before training and away from zero; of a pretrained
-encoder biases and batch normalisation stay as they are, and so do its own activations. With `--anomalies`, made ones
-are pushed away from the centre, weight / (distance + 1e-6), as in Ruff et al., Deep Semi-Supervised Anomaly Detection,
-ICLR 2020 (https://arxiv.org/abs/1906.02694). Image score only, no anomaly map.
+encoder biases and batch normalisation stay as they are, and so do its own activations; that slows a collapse and does
+not exclude it. The paper's pretraining as an autoencoder is left out. With `--anomalies`, made ones are pushed away
+from the centre, weight / (distance + 1e-6), as in Ruff et al., Deep Semi-Supervised Anomaly Detection, ICLR 2020
+(https://arxiv.org/abs/1906.02694). Image score only, no anomaly map.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from baselines._anomalies import METHODS, Maker, maker
+from baselines._anomalies import Maker, Method, maker
 from baselines._augment import AugmentConfig, view
 from baselines._encoder import EncoderConfig, blank_encoder, normalised, start_encoder
 from baselines._loop import LoopConfig, Player, drawn_number, in_processes, optimise
+from baselines._pooled import tell_if_alike
 from baselines._torch import (
     choose_device,
     load_checkpoint,
@@ -32,6 +34,7 @@ from baselines._torch import (
     parameter_count,
     read_square,
     require_at_least,
+    require_choices,
     require_multiple,
     require_training_images,
     save_checkpoint,
@@ -39,7 +42,6 @@ from baselines._torch import (
 )
 from baselines.gaussian import fit_gaussian, mahalanobis
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
-from maskbridge.errors import OptionError
 from maskbridge.progress import say
 from maskbridge.weights import NONE
 
@@ -62,8 +64,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 #: Entries of the centre nearer to zero than this are moved away from it: zero weights would match a zero.
 CENTRE_EPSILON = 0.1
-#: Collapsed: the distances' standard deviation is below this part of their mean before training.
-COLLAPSE_RATIO = 1e-6
+#: Collapsed: the embeddings vary by less than this part of their squared distance to the centre, or of what they varied
+#: by before training. A training that has worked stands at a third to all of it, and at a two-hundredth.
+COLLAPSED_OF_DISTANCE, COLLAPSED_OF_START = 1e-3, 1e-5
 #: Each block halves height and width and has twice the filters of the one before.
 BLOCKS = 3
 #: Added to the distance of a made anomaly.
@@ -84,7 +87,7 @@ class Config(LoopConfig, AugmentConfig, EncoderConfig):
     """L2 penalty on the weights"""
     score: Literal["distance", "mahalanobis"] = "distance"
     """distance to the centre, squared, or Mahalanobis distance to the embeddings of the training images"""
-    anomalies: Literal["none", "gan", "cutpaste", "perlin"] = "none"
+    anomalies: Literal["none", Method] = "none"
     """how anomalies are made of training images, one of each in each step: by a small GAN trained on them first, by
     pasting pieces of them, or by blending them along random noise"""
     anomaly_weight: float = 1.0
@@ -97,8 +100,7 @@ class Config(LoopConfig, AugmentConfig, EncoderConfig):
         EncoderConfig.__post_init__(self)
         require_at_least(self, image_size=8, channels=1, embedding=1, anomaly_weight=0)
         require_multiple(self, image_size=2**BLOCKS)
-        if self.anomalies not in (NONE, *METHODS):
-            raise OptionError("--anomalies is unknown", found=self.anomalies, expected=", ".join((NONE, *METHODS)))
+        require_choices(self)
 
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
@@ -179,6 +181,19 @@ def fix_centre(embeddings: torch.Tensor) -> torch.Tensor:
     return torch.where(centre.abs() < CENTRE_EPSILON, pushed, centre)
 
 
+def has_collapsed(untrained: torch.Tensor, trained: torch.Tensor, centre: torch.Tensor) -> bool:
+    """Whether training has mapped all images to one point, at the centre or elsewhere.
+
+    Args:
+        untrained: Embeddings of the training images before, N x D, float32, not all the same.
+        trained: And after.
+        centre: D.
+    """
+    before, after = ((each - each.mean(dim=0)).square().sum(dim=1).mean() for each in (untrained, trained))
+    away = _distances(trained, centre).mean()
+    return bool(after <= COLLAPSED_OF_DISTANCE * away or after <= COLLAPSED_OF_START * before)
+
+
 def contrast_normalised(images: torch.Tensor) -> torch.Tensor:
     """Global contrast normalisation of each image, as in the paper: zero mean, unit mean absolute value.
 
@@ -198,8 +213,9 @@ def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, co
     torch.manual_seed(context.seed)
     network = build_network(config, backbone).to(device).to(memory_format=torch.channels_last)
     untrained = _embed(network, images, config.batch_size, device, backbone)
+    alike = fabric.global_rank == 0 and tell_if_alike("deep-svdd", untrained.cpu().numpy())
     centre = fix_centre(untrained)
-    made = None if config.anomalies == NONE else maker(config.anomalies, images, fabric, context)
+    made = None if config.anomalies == "none" else maker(config.anomalies, images, fabric, context)
 
     def losses(networks: Sequence[torch.nn.Module], rows: torch.Tensor) -> torch.Tensor:
         some = images[rows.numpy()]
@@ -212,11 +228,9 @@ def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, co
     [history] = optimise(fabric, [Player(network, losses)], len(images), "deep-svdd", config, context)
     trained = _embed(network, images, config.batch_size, device, backbone)
     end = _distances(trained, centre)
-    collapsed = len(images) > 1 and float(end.std(correction=0)) <= COLLAPSE_RATIO * float(
-        _distances(untrained, centre).mean()
-    )
+    collapsed = not alike and len(images) > 1 and has_collapsed(untrained, trained, centre)
     if collapsed and fabric.global_rank == 0:
-        say("deep-svdd has collapsed: all training images are equally far from the centre")
+        say("deep-svdd has collapsed: all images have the same embedding; try a smaller --learning-rate")
     kept = {f"network.{name}": tensor for name, tensor in network.state_dict().items()} | {"centre": centre}
     if config.score == "mahalanobis":
         gaussian = fit_gaussian(trained.cpu().numpy())

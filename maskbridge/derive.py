@@ -149,7 +149,7 @@ class PredictionView:
                 raise RunError("a type is not the dataset's", where=self.run.path, found=unknown[0])
             return Found(types)
         results, scores, thresholds = self._detections(), self.scores(), self.threshold("image")
-        if not results or any(result["category_id"] not in names for result in results):
+        if results is None or any(result["category_id"] not in names for result in results):
             return Found(None, why="the run names no types")
         if scores.value is None or thresholds.value is None:
             return Found(None, why=scores.why or thresholds.why)

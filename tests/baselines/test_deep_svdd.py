@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -83,15 +82,20 @@ def test_an_image_of_one_colour_is_normalised_to_zero() -> None:
     assert not deep_svdd.contrast_normalised(to_tensor(np.full((1, 8, 16, 3), 77, np.uint8), CPU)).abs().max() > 1e-3
 
 
-def test_collapse_is_said(work: SimpleNamespace, dataset: Dataset, tmp_path, capsys) -> None:
-    (tmp_path / "images").mkdir()
-    for image in dataset.images:
-        path = tmp_path / "images" / image.file_name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.full((image.height, image.width, 3), 90, np.uint8))
-    trained = work.train(deep_svdd, CONFIG, dataset=dataclasses.replace(dataset, path=tmp_path))
-    assert trained.facts["collapsed"] is True
-    assert "deep-svdd has collapsed" in capsys.readouterr().err
+@pytest.mark.parametrize("point", [(0.0, 0.0, 0.0), (0.1, -0.2, 0.3)])
+def test_embeddings_of_one_point_have_collapsed(point: tuple[float, ...]) -> None:
+    torch.manual_seed(0)
+    untrained, noise, centre = torch.randn(30, 3), torch.randn(30, 3), torch.tensor([0.1, -0.2, 0.3])
+    assert deep_svdd.has_collapsed(untrained, torch.tensor(point) + 1e-4 * noise, centre)
+    assert not deep_svdd.has_collapsed(untrained, centre + 0.05 * noise, centre)
+    assert not deep_svdd.has_collapsed(untrained, untrained, centre)
+
+
+def test_collapse_is_said(work: SimpleNamespace, capsys) -> None:
+    """A decay this strong leaves nothing of the weights."""
+    config = dataclasses.replace(CONFIG, weight_decay=1e4, learning_rate=3e-3, epochs=40)
+    assert work.train(deep_svdd, config).facts["collapsed"] is True
+    assert capsys.readouterr().err.startswith("deep-svdd has collapsed: all images have the same embedding")
 
 
 def test_a_training_that_has_not_collapsed_says_nothing(work: SimpleNamespace, capsys) -> None:
@@ -120,7 +124,7 @@ def test_every_preset_trains_and_scores_every_image(preset: str, work: SimpleNam
     assert min(scores) >= 0
 
 
-def test_nothing_of_a_pretrained_encoder_that_could_collapse_it_is_trained() -> None:
+def test_no_bias_or_normalisation_of_a_pretrained_encoder_is_trained() -> None:
     from baselines._backbones import load_backbone
 
     for name in ("shufflenet_v2_x0_5", "vgg11"):
@@ -191,5 +195,5 @@ def test_made_anomalies_are_pushed_away_from_the_centre(
 
 
 def test_an_unknown_way_of_making_anomalies_is_refused() -> None:
-    with pytest.raises(OptionError, match="gan, cutpaste, perlin"):
-        deep_svdd.Config(anomalies="paint")
+    with pytest.raises(OptionError, match="--anomalies is unknown; found paint; expected none, gan, cutpaste, perlin"):
+        deep_svdd.Config(anomalies="paint")  # type: ignore[arg-type]

@@ -86,6 +86,14 @@ def test_training_parts_get_defects_with_masks_and_all_else_stays(folds: Dataset
             assert cv2.absdiff(one, two)[mask > 0].any()
 
 
+def test_defects_smaller_than_the_datasets_smallest_are_not_made(folds: Dataset, tmp_path: Path) -> None:
+    card = {**folds.card, "rules": {**folds.card["rules"], "min_area": 120}}
+    new = made(dataclasses.replace(folds, card=card), tmp_path / "out", count=30)
+    areas = [each["area"] for each in new.annotations[len(folds.annotations) :]]
+    assert len(areas) >= 60
+    assert min(areas) >= 120
+
+
 def test_the_seed_decides(folds: Dataset, tmp_path: Path) -> None:
     one, two, other = (made(folds, tmp_path / str(n), seed=s) for n, s in enumerate((3, 3, 4)))
     assert one.annotations_sha256 == two.annotations_sha256 != other.annotations_sha256
@@ -133,6 +141,8 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(folds: Dataset, tmp_path:
         synthesize(folds, new.path, SynthesisOptions())
     with pytest.raises(OptionError, match="--count cannot be used"):
         SynthesisOptions(count=0)
+    with pytest.raises(OptionError, match="--method is unknown; found paint; expected gan, cutpaste, perlin"):
+        SynthesisOptions(method="paint")  # type: ignore[arg-type]
     bare = dataclasses.replace(
         folds, splits={"folds": [{"train": [27, 28], "val": [], "test": [21]}], "official": None}
     )

@@ -191,6 +191,12 @@ def test_detections_of_unknown_type_name_none(tmp_path):
     assert a_typed_view(tmp_path, [Prediction(image_id=i, score=0.5) for i in IDS]).types().value is None
 
 
+def test_where_nothing_was_detected_all_images_are_good(tmp_path):
+    thresholds = {str(fold): {"image": {"value": 0.5, "rule": "given"}} for fold in (0, 1)}
+    view = a_typed_view(tmp_path, [Prediction(image_id=i, detections=[]) for i in IDS], thresholds=thresholds)
+    assert set(view.types().value.values()) == {"good"}
+
+
 def test_a_type_of_another_dataset_is_refused(tmp_path):
     view = a_typed_view(tmp_path, [Prediction(image_id=i, type="scratch") for i in IDS])
     with pytest.raises(RunError, match=r"a type is not the dataset's.*scratch"):
