@@ -286,10 +286,13 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
             tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
             return tensors
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # its text proposes to run what is in the file
+        raise WeightsError("cannot be read as weights", where=path, expected="a PyTorch file of tensors") from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, safetensors.SafetensorError) as error:
         raise WeightsError("cannot be read as weights", where=path, found=str(error)[:200] or repr(error)) from error
-    except safetensors.SafetensorError as error:
-        raise WeightsError("cannot be read as weights", where=path, found=str(error)) from error
     if not isinstance(state, Mapping) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise WeightsError("is not a state dict", where=path, found=type(state).__name__, expected="names and tensors")
+        found = (
+            f"a dict of {', '.join(map(str, list(state)[:3]))}" if isinstance(state, Mapping) else type(state).__name__
+        )
+        raise WeightsError("is not a state dict", where=path, found=found, expected="names and tensors alone")
     return dict(state)

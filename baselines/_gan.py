@@ -23,6 +23,7 @@ import numpy.typing as npt
 from baselines._loop import LoopConfig, Player, optimise
 from baselines._torch import to_tensor
 from maskbridge.approach import Context
+from maskbridge.progress import say
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,8 @@ def perturbed_latents(
         return told
 
     epochs = -(-steps // -(-len(real) // BATCH))
+    if fabric.global_rank == 0:
+        say(f"gan: learns {len(real)} good images first, {epochs} epochs")
     config = LoopConfig(epochs=epochs, batch_size=BATCH, learning_rate=2e-4)
     players = [Player(network, losses, betas=(0.5, 0.999)) for network, losses in (
         (discriminator, tell_apart), (generator, deceive))]  # fmt: skip

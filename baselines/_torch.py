@@ -190,9 +190,22 @@ def load_network(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], 
     try:
         network.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:
-        lines = str(error).splitlines()
+        wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        there = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        unlike = [
+            *(
+                f"{key} of {there[key]}, not {wanted[key]}"
+                for key in wanted
+                if there.get(key, wanted[key]) != wanted[key]
+            ),
+            *(f"no {key}" for key in wanted if key not in there),
+            *(f"{key}, which the network has not" for key in there if key not in wanted),
+        ]
+        fits = sum(there.get(key) == shape for key, shape in wanted.items())
         raise WeightsError(
-            "the weights do not fit the network", where=where, found=" ".join(lines[1:3])[:300]
+            "the weights do not fit the network",
+            where=where,
+            found=f"{fits} of {len(wanted)} tensors that fit; {unlike[0] if unlike else error}",
         ) from error
 
 

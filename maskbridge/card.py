@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maskbridge import __version__
-from maskbridge.dataset import GOOD, Image
+from maskbridge.dataset import GOOD, SYNTHETIC, Image
 
 #: Type of images with several kinds of defect at once (MVTec AD cable and others).
 COMBINED = "combined"
@@ -32,13 +32,14 @@ def make_card(
     changes: dict[str, Any],
     sha256: dict[str, str],
 ) -> dict[str, Any]:
-    """The content of `dataset.json`."""
+    """The content of `dataset.json`; sizes of defects and the long tail are those without synthetic ones."""
     names = {category["id"]: category["name"] for category in categories}
     types = [category["name"] for category in categories]
     areas = {name: [a["area"] for a in annotations if names[a["category_id"]] == name] for name in types}
     per_type = Counter(image.defect_type for image in images)
-    defective = sum(count for name, count in per_type.items() if name != GOOD)
-    counts = [per_type[name] for name in types if per_type[name]]
+    defective = sum(count for name, count in per_type.items() if name not in (GOOD, SYNTHETIC))
+    counts = [per_type[name] for name in types if per_type[name] and name != SYNTHETIC]
+    labelled = [annotation for annotation in annotations if names[annotation["category_id"]] != SYNTHETIC]
     sizes = Counter(f"{image.width}x{image.height}" for image in images)
     return {
         "product": product,
@@ -53,8 +54,8 @@ def make_card(
             }
             for name in [GOOD, *types]
         },
-        "area_px": _distribution([annotation["area"] for annotation in annotations]),
-        "area_share": _distribution(_shares(images, annotations)),
+        "area_px": _distribution([annotation["area"] for annotation in labelled]),
+        "area_share": _distribution(_shares(images, labelled)),
         "long_tail": {
             "good": per_type[GOOD],
             "defective": defective,

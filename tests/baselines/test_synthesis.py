@@ -127,7 +127,9 @@ def test_the_command_prints_the_folder_and_the_card_tells(folds: Dataset, tmp_pa
     assert "3 synthetic images in the training part of each of 2 folds" in captured.err
     assert json.loads((out / "dataset.json").read_text())["changes"]["synthetic"]["method"] == "perlin"
     assert main(["card", str(out)]) == 0
-    assert "- synthetic: 3 images in the training part of each fold, by perlin" in capsys.readouterr().out
+    card = capsys.readouterr().out
+    assert "- synthetic: 3 images in the training part of each fold, by perlin" in card
+    assert "- good : defective = 26 : 4" in card
 
 
 def test_what_cannot_be_is_refused_and_nothing_is_left(folds: Dataset, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_failing_library_download_names_the_alternative(folder):
     def download(where):
         raise OSError("no route")
 
-    with pytest.raises(WeightsError, match=r"no route.*put resnet18 into.*--backbone-weights none"):
+    with pytest.raises(WeightsError, match=r"no route.*put resnet18\*\.pth into.*--backbone-weights none"):
         find_backbone("resnet18", "auto", download=download)
 
 
