@@ -6,6 +6,8 @@ FOLD     ?= all
 DEVICE   ?= auto
 SEED     ?= 0
 PYTHON   ?= python3
+# Where the runs are: another folder for another seed or backbone, make baselines NAME=bottle SEED=1 RUNS=runs/seed1
+RUNS     ?= runs
 # Options of one approach, as on its command line: make finetune-yolo NAME=bottle YOLO_OPTIONS="--epochs 100"
 YOLO_OPTIONS     ?=
 SAM_OPTIONS      ?=
@@ -40,9 +42,9 @@ TRAIN = $(call TRAIN_AS,$(1),$(1),$(2))
 # The same under another name: approach, name, options.
 define TRAIN_AS
 $(if $(filter all,$(FOLD)),\
-$(MB) crossval $(1) $(DATA) runs/$(NAME)-$(2)-all --device $(DEVICE) --seed $(SEED) --resume $(3),\
-$(MB) train $(1) $(DATA) runs/$(NAME)-$(2)-$(FOLD) --fold $(FOLD) --device $(DEVICE) --seed $(SEED) --resume $(3) && \
-$(MB) predict runs/$(NAME)-$(2)-$(FOLD) $(DATA) --device $(DEVICE))
+$(MB) crossval $(1) $(DATA) $(RUNS)/$(NAME)-$(2)-all --device $(DEVICE) --seed $(SEED) --resume $(3),\
+$(MB) train $(1) $(DATA) $(RUNS)/$(NAME)-$(2)-$(FOLD) --fold $(FOLD) --device $(DEVICE) --seed $(SEED) --resume $(3) && \
+$(MB) predict $(RUNS)/$(NAME)-$(2)-$(FOLD) $(DATA) --device $(DEVICE))
 endef
 
 .DEFAULT_GOAL := help
@@ -114,12 +116,12 @@ finetune-sam: $(READY) ## NAME=name: fine-tune SAM and predict
 
 prompted: $(READY) ## NAME=name: SAM trained on boxes, given the true ones and YOLO-World's, beside filled boxes and GrabCut
 	$(call TRAIN_AS,sam,sam-box,--preset box $(BOX_OPTIONS))
-	$(MB) predict runs/$(NAME)-sam-box-$(FOLD) $(DATA) --prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS) \
-		--average-views 1 --out runs/$(NAME)-sam-box-yolo-world-$(FOLD) --overwrite --device $(DEVICE)
+	$(MB) predict $(RUNS)/$(NAME)-sam-box-$(FOLD) $(DATA) --prompts $(RUNS)/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS) \
+		--average-views 1 --out $(RUNS)/$(NAME)-sam-box-yolo-world-$(FOLD) --overwrite --device $(DEVICE)
 	$(call TRAIN_AS,box-fill,box-fill,)
 	$(call TRAIN_AS,grabcut,grabcut,)
-	$(call TRAIN_AS,box-fill,box-fill-yolo-world,--prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
-	$(call TRAIN_AS,grabcut,grabcut-yolo-world,--prompts runs/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
+	$(call TRAIN_AS,box-fill,box-fill-yolo-world,--prompts $(RUNS)/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
+	$(call TRAIN_AS,grabcut,grabcut-yolo-world,--prompts $(RUNS)/$(NAME)-yolo-world-$(FOLD) $(PROMPT_OPTIONS))
 
 # Presets beside the default one (cnn, conv, balanced), and ways of making anomalies.
 SVDD_PRESETS := resnet18 resnet18-aug resnet18-mahalanobis
@@ -147,13 +149,13 @@ baselines: $(READY) ## NAME=name: train the baselines, all presets, and predict
 			--preset cross-entropy $(BACKBONE_OPTIONS) $(FEATURE_OPTIONS)))
 
 reproduce: $(READY) ## bottle and cable: the rows of the two reports beside ours
-	$(BIN)/python benchmarks/reproduce.py --device $(DEVICE) --seed $(SEED) $(BACKBONE_OPTIONS)
+	$(BIN)/python benchmarks/reproduce.py --runs $(RUNS) --device $(DEVICE) --seed $(SEED) $(BACKBONE_OPTIONS)
 
 evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
-	$(MB) evaluate $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-leaderboard
+	$(MB) evaluate $(wildcard $(RUNS)/$(NAME)-*-$(FOLD)) --out $(RUNS)/$(NAME)-$(FOLD)-leaderboard
 
 report: $(READY) ## NAME=name: one page of every run of NAME: leaderboard, curves, every image
-	$(MB) report $(wildcard runs/$(NAME)-*-$(FOLD)) --out runs/$(NAME)-$(FOLD)-report.html $(REPORT_OPTIONS)
+	$(MB) report $(wildcard $(RUNS)/$(NAME)-*-$(FOLD)) --out $(RUNS)/$(NAME)-$(FOLD)-report.html $(REPORT_OPTIONS)
 
 bench: $(READY) ## print the ratios of convert.py, evaluation.py, baselines.py in benchmarks/ (MASKBRIDGE_DATA names real images)
 	$(BIN)/python benchmarks/convert.py

@@ -39,7 +39,7 @@ from maskbridge.convert import ConvertOptions, convert
 from maskbridge.dataset import Dataset
 from maskbridge.meters import PhaseMeter
 from maskbridge.sample import make_sample
-from maskbridge.weights import AUTO
+from maskbridge.weights import AUTO, NONE, find_backbone
 
 POOLED = (knn, gaussian, pca, ocsvm, balanced_softmax)
 
@@ -64,14 +64,15 @@ def main() -> None:
         where = torch.cuda.get_device_name() if arguments.device != "cpu" else f"{arguments.threads} CPU threads"
         print(f"torch {torch.__version__}, {where}", flush=True)
         if arguments.what != "scaling":
+            if arguments.what in ("patchcore", "padim") and arguments.backbone == AUTO:
+                sys.exit("name a backbone of timm's: --backbone tf_efficientnet_lite0 --backbone-weights FILE|none")
+            settle_weights(arguments)
             data = os.environ.get("MASKBRIDGE_DATA")
             source = Path(data) / arguments.source if data else folder / "plate"
             if not data:
                 make_sample(source)
             [path] = convert("mvtec", source, folder / "dataset", ConvertOptions(link="symlink"))
             if arguments.what in ("patchcore", "padim"):
-                if arguments.backbone == AUTO:
-                    sys.exit("name a backbone of timm's: --backbone tf_efficientnet_lite0 --backbone-weights FILE|none")
                 beside_anomalib(arguments, path, folder)
                 return
             pooled(Dataset.open(path), folder, arguments)
@@ -79,9 +80,16 @@ def main() -> None:
             scaling(folder, arguments)
 
 
+def settle_weights(arguments: argparse.Namespace) -> None:
+    """Find the backbone and its weights, fetched if need be, before rounds with caches of their own begin."""
+    arguments.backbone = choose_backbone(arguments.backbone, arguments.backbone_weights)
+    load_backbone(arguments.backbone, arguments.backbone_weights, seed=0)
+    arguments.backbone_weights = str(find_backbone(arguments.backbone, arguments.backbone_weights) or NONE)
+
+
 def pooled(dataset: Dataset, folder: Path, arguments: argparse.Namespace) -> None:
     """All baselines on pooled features, features included, against reading the images and one pass over them."""
-    name = choose_backbone(arguments.backbone, arguments.backbone_weights)
+    name = arguments.backbone
     split = dataset.split(0)
     ids = sorted({*split.train, *split.val, *split.test})
     device = choose_device(arguments.device)

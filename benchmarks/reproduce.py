@@ -151,8 +151,8 @@ def product(name: str, arguments: argparse.Namespace) -> None:
         runs,
         lambda row, path: [
             row.figure or "–",
-            auroc(runs[row], metrics),
-            interval(metrics[path.name]["image"]["accuracy"]),
+            over_seeds(runs[row], metrics, "auroc"),
+            over_seeds(runs[row], metrics, "accuracy"),
         ],
     )
     print(f"Report 2, train / test loss on cable{'' if name == 'cable' else ', ours on ' + name}.\n")
@@ -163,7 +163,7 @@ def product(name: str, arguments: argparse.Namespace) -> None:
         lambda row, path: [
             row.figure or "–",
             losses(path, dataset),
-            auroc([path], metrics),
+            over_seeds([path], metrics, "auroc"),
             interval(metrics[path.name]["pixel"]["aupro_30"]),
         ],
     )
@@ -172,7 +172,7 @@ def product(name: str, arguments: argparse.Namespace) -> None:
         BOTH,
         ("image AUROC", "macro recall of types"),
         runs,
-        lambda row, path: [auroc([path], metrics), interval(metrics[path.name]["type"]["macro_recall"])],
+        lambda row, path: [over_seeds([path], metrics, "auroc"), interval(metrics[path.name]["type"]["macro_recall"])],
     )
 
 
@@ -216,8 +216,9 @@ def table(
     print()
 
 
-def auroc(paths: Sequence[Path], metrics: dict[str, Any]) -> str:
-    found = [metrics[path.name]["image"]["auroc"] for path in paths]
+def over_seeds(paths: Sequence[Path], metrics: dict[str, Any], name: str) -> str:
+    """An image metric: of one run with its interval, of several their mean and standard deviation."""
+    found = [metrics[path.name]["image"][name] for path in paths]
     if len(paths) == 1:
         return interval(found[0])
     values = [each["value"] for each in found]
