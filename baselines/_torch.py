@@ -77,7 +77,7 @@ def require_training_images(data: TrainData) -> None:
         raise MaskbridgeError(
             f"no good image in the training part of fold {data.fold}",
             where=data.dataset.path,
-            remedy="an unsupervised approach learns from good images: add some, or take another fold",
+            remedy="add some, or take another fold; near-duplicates are one group, which lies in one part",
         )
 
 

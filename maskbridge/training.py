@@ -198,6 +198,7 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
             where=data.dataset.path,
             found=f"{len(images)} in {len(groups)} groups",
             expected="at least 2 groups",
+            remedy="they set the threshold; a fold that has a val part needs none held back",
         )
     weights = context.work / "calibration"
     partial = TrainData(dataset=data.dataset, train=rest, val=(), fold=data.fold)

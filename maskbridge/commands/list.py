@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
     kind: plugins.Kind = "format" if arguments.what == "formats" else "approach"
     rows = {name: plugins.summary(kind, name) for name in plugins.names(kind)}
-    print(
-        json.dumps(rows, indent=1) if arguments.json else "\n".join(f"{name:14} {text}" for name, text in rows.items())
-    )
+    width = max(map(len, rows))
+    lines = (f"{name:{width}}  {text}" for name, text in rows.items())
+    print(json.dumps(rows, indent=1) if arguments.json else "\n".join(lines))
     return 0
