@@ -151,11 +151,19 @@ baselines: $(READY) ## NAME=name: train the baselines, all presets, and predict
 reproduce: $(READY) ## bottle and cable: the rows of the two reports beside ours
 	$(BIN)/python benchmarks/reproduce.py --runs $(RUNS) --device $(DEVICE) --seed $(SEED) $(BACKBONE_OPTIONS)
 
+# Runs that a training has not finished are named and left out.
+FOUND    = $(wildcard $(RUNS)/$(NAME)-*-$(FOLD))
+FINISHED = $(patsubst %/run.json,%,$(wildcard $(addsuffix /run.json,$(FOUND))))
+LEFT_OUT = $(filter-out $(FINISHED),$(FOUND))
+TELL     = $(if $(LEFT_OUT),@echo "left out because no training has finished it: $(LEFT_OUT)" >&2)
+
 evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
-	$(MB) evaluate $(wildcard $(RUNS)/$(NAME)-*-$(FOLD)) --out $(RUNS)/$(NAME)-$(FOLD)-leaderboard
+	$(TELL)
+	$(MB) evaluate $(FINISHED) --out $(RUNS)/$(NAME)-$(FOLD)-leaderboard
 
 report: $(READY) ## NAME=name: one page of every run of NAME: leaderboard, curves, every image
-	$(MB) report $(wildcard $(RUNS)/$(NAME)-*-$(FOLD)) --out $(RUNS)/$(NAME)-$(FOLD)-report.html $(REPORT_OPTIONS)
+	$(TELL)
+	$(MB) report $(FINISHED) --out $(RUNS)/$(NAME)-$(FOLD)-report.html $(REPORT_OPTIONS)
 
 bench: $(READY) ## print the ratios of convert.py, evaluation.py, baselines.py in benchmarks/ (MASKBRIDGE_DATA names real images)
 	$(BIN)/python benchmarks/convert.py

@@ -47,6 +47,20 @@ def test_every_make_target_named_in_the_readme_is_listed_by_make() -> None:
     assert named <= targets
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("target", ["evaluate", "report"])
+def test_unfinished_runs_are_named_and_left_out_by_make(target: str, tmp_path: Path) -> None:
+    for run in ("plate-knn-all", "plate-pca-all", "plate-sam-all"):
+        (tmp_path / run).mkdir()
+    for run in ("plate-knn-all", "plate-sam-all"):
+        (tmp_path / run / "run.json").touch()
+    words = ["make", "-n", target, "NAME=plate", f"RUNS={tmp_path}"]
+    lines = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    left_out, command = lines[-2:]
+    assert left_out.split('"')[1] == f"left out because no training has finished it: {tmp_path}/plate-pca-all"
+    assert f" {target} {tmp_path}/plate-knn-all {tmp_path}/plate-sam-all --out " in command
+
+
 def test_every_file_linked_from_the_readme_exists() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).is_file(), target
