@@ -151,11 +151,12 @@ baselines: $(READY) ## NAME=name: train the baselines, all presets, and predict
 reproduce: $(READY) ## bottle and cable: the rows of the two reports beside ours
 	$(BIN)/python benchmarks/reproduce.py --runs $(RUNS) --device $(DEVICE) --seed $(SEED) $(BACKBONE_OPTIONS)
 
-# Runs that a training has not finished are named and left out.
+# Runs without predictions, such as those of a training that was interrupted, are named and left out.
 FOUND    = $(wildcard $(RUNS)/$(NAME)-*-$(FOLD))
-FINISHED = $(patsubst %/run.json,%,$(wildcard $(addsuffix /run.json,$(FOUND))))
+PART     = predictions/$(if $(filter all,$(FOLD)),crossval,test)
+FINISHED = $(patsubst %/$(PART),%,$(wildcard $(addsuffix /$(PART),$(FOUND))))
 LEFT_OUT = $(filter-out $(FINISHED),$(FOUND))
-TELL     = $(if $(LEFT_OUT),@echo "left out because no training has finished it: $(LEFT_OUT)" >&2)
+TELL     = $(if $(LEFT_OUT),@echo "left out for want of predictions: $(LEFT_OUT)" >&2)
 
 evaluate: $(READY) ## NAME=name: score every run of NAME and print the leaderboard
 	$(TELL)

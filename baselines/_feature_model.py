@@ -24,8 +24,10 @@ from baselines._torch import (
     save_checkpoint,
 )
 from maskbridge.approach import Context, TrainData, Trained
-from maskbridge.progress import say_once
+from maskbridge.progress import say, say_once
 
+#: What is smaller than this part of the largest feature may be the order of a sum.
+ROUNDING = 1e-5
 #: What was learned, by name.
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -104,3 +106,17 @@ def reopen(weights: Path) -> tuple[Backbone, dict[str, npt.NDArray[Any]]]:
         parts.setdefault(part, {})[key] = tensor
     backbone = restore_backbone(header["backbone"], header["weights_from"], parts["backbone"], weights)
     return backbone, {key: tensor.numpy() for key, tensor in parts["model"].items()}
+
+
+def tell_if_alike(approach: str, matrix: npt.NDArray[np.float32]) -> bool:
+    """Whether features, N x D, do not vary, which is said on standard error."""
+    alike = len(matrix) > 1 and not spread(matrix).any()
+    if alike:
+        say(f"{approach}: the features of all {len(matrix)} training images are the same")
+    return alike
+
+
+def spread(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Standard deviation of each column of features, N x D; 0 where there is nothing but rounding."""
+    deviation = matrix.std(axis=0, dtype=np.float64)
+    return np.where(deviation > ROUNDING * np.abs(matrix).max(), deviation, 0.0)

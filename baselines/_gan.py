@@ -4,10 +4,9 @@
     changed = draw(image, rng)                               # H x W x 3, uint8, of any size -> the same
 
 The generator is that of DCGAN (Radford, Metz and Chintala, ICLR 2016, https://arxiv.org/abs/1511.06434) for 64 pixels
-with fewer filters and a latent of 64 numbers,
-the discriminator is spectrally normalised with a hinge loss (Miyato et al., ICLR 2018,
-https://arxiv.org/abs/1802.05957). A latent and the same one perturbed give two images; where they differ most, one
-region, their difference is laid over the real image.
+with fewer filters and a latent of 64 numbers, the discriminator is spectrally normalised with a hinge loss (Miyato et
+al., ICLR 2018, https://arxiv.org/abs/1802.05957). A latent and the same one perturbed give two images; where they
+differ most, one region, their difference is laid over the real image.
 """
 
 from __future__ import annotations

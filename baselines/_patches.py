@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from baselines._feature_model import Arrays, BackboneConfig, keep, reopen, start
+from baselines._feature_model import Arrays, BackboneConfig, keep, reopen, start, tell_if_alike
 from baselines._features import Features, features
 from baselines._maps import enlarge, smooth
-from baselines._pooled import tell_if_alike
 from baselines._torch import choose_device, require_at_least
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import OptionError

@@ -18,14 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from baselines._feature_model import Arrays, BackboneConfig, keep, reopen, start
+from baselines._feature_model import Arrays, BackboneConfig, keep, reopen, start, tell_if_alike
 from baselines._features import features, pooled
 from baselines._torch import require_at_least
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
-from maskbridge.progress import say
-
-#: What is smaller than this part of the largest feature may be the order of a sum.
-ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +81,3 @@ def score(
     backbone, model = reopen(weights)
     for row in features(backbone, data.dataset, data.image_ids, config.image_size, context, batch=1):
         yield Prediction(image_id=row.image_id, score=float(distance(pooled(row, config.stages), model)))
-
-
-def tell_if_alike(approach: str, matrix: npt.NDArray[np.float32]) -> bool:
-    """Whether features, N x D, do not vary, which is said on standard error."""
-    alike = len(matrix) > 1 and not spread(matrix).any()
-    if alike:
-        say(f"{approach}: the features of all {len(matrix)} training images are the same")
-    return alike
-
-
-def spread(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Standard deviation of each column of features, N x D; 0 where there is nothing but rounding."""
-    deviation = matrix.std(axis=0, dtype=np.float64)
-    return np.where(deviation > ROUNDING * np.abs(matrix).max(), deviation, 0.0)

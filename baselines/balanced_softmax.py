@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from baselines._feature_model import Arrays, keep, reopen, start
+from baselines._feature_model import Arrays, keep, reopen, spread, start, tell_if_alike
 from baselines._features import features, pooled
-from baselines._pooled import PooledConfig, spread, tell_if_alike
+from baselines._pooled import PooledConfig
 from baselines._torch import require_at_least, require_choices
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import GOOD

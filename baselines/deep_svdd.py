@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from baselines._anomalies import Maker, Method, maker
 from baselines._augment import AugmentConfig, view
 from baselines._encoder import EncoderConfig, blank_encoder, normalised, start_encoder
+from baselines._feature_model import tell_if_alike
 from baselines._loop import LoopConfig, Player, drawn_number, in_processes, optimise
-from baselines._pooled import tell_if_alike
 from baselines._torch import (
     choose_device,
     load_checkpoint,
@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 #: Entries of the centre nearer to zero than this are moved away from it: zero weights would match a zero.
 CENTRE_EPSILON = 0.1
 #: Collapsed: the embeddings vary by less than this part of their squared distance to the centre, or of what they varied
-#: by before training. A training that has worked stands at a third to all of it, and at a two-hundredth.
+#: by before training.
 COLLAPSED_OF_DISTANCE, COLLAPSED_OF_START = 1e-3, 1e-5
 #: Each block halves height and width and has twice the filters of the one before.
 BLOCKS = 3

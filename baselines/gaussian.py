@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from baselines._feature_model import Arrays
-from baselines._pooled import PooledConfig, fit, score, spread
+from baselines._feature_model import Arrays, spread
+from baselines._pooled import PooledConfig, fit, score
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 
 SUPERVISED = False

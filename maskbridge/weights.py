@@ -178,7 +178,7 @@ def _find(
     if local is not None:
         return local
     place = os.environ.get(WEIGHTS_VARIABLE) or str(cache_folder())
-    file = names[0] if "." in names[0] else f"{names[0]}*.pth"
+    file = names[0] if names[0].endswith(_SUFFIXES) else f"{names[0]}*.pth"
     put = f"put {file} into {place}, {'give its path, ' if by_path else ''}{remedy}"
     if download is None:
         raise WeightsError(f"{what} not found", expected=" or ".join(names), remedy=put)

@@ -49,15 +49,16 @@ def test_every_make_target_named_in_the_readme_is_listed_by_make() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 @pytest.mark.parametrize("target", ["evaluate", "report"])
-def test_unfinished_runs_are_named_and_left_out_by_make(target: str, tmp_path: Path) -> None:
+def test_runs_without_predictions_are_named_and_left_out_by_make(target: str, tmp_path: Path) -> None:
     for run in ("plate-knn-all", "plate-pca-all", "plate-sam-all"):
-        (tmp_path / run).mkdir()
-    for run in ("plate-knn-all", "plate-sam-all"):
+        (tmp_path / run / "predictions" / "val").mkdir(parents=True)
         (tmp_path / run / "run.json").touch()
+    for run in ("plate-knn-all", "plate-sam-all"):
+        (tmp_path / run / "predictions" / "crossval").mkdir()
     words = ["make", "-n", target, "NAME=plate", f"RUNS={tmp_path}"]
     lines = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     left_out, command = lines[-2:]
-    assert left_out.split('"')[1] == f"left out because no training has finished it: {tmp_path}/plate-pca-all"
+    assert left_out.split('"')[1] == f"left out for want of predictions: {tmp_path}/plate-pca-all"
     assert f" {target} {tmp_path}/plate-knn-all {tmp_path}/plate-sam-all --out " in command
 
 

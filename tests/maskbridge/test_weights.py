@@ -172,12 +172,13 @@ def test_a_backbone_falls_back_to_the_librarys_download(folder):
     assert path == find_backbone("resnet18", "auto") == Path(cache_folder() / "resnet18-f37072fd.pth")
 
 
-def test_a_failing_library_download_names_the_alternative(folder):
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet18.a1_in1k"])
+def test_a_failing_library_download_names_the_alternative(folder, backbone):
     def download(where):
         raise OSError("no route")
 
-    with pytest.raises(WeightsError, match=r"no route.*put resnet18\*\.pth into.*--backbone-weights none"):
-        find_backbone("resnet18", "auto", download=download)
+    with pytest.raises(WeightsError, match=rf"no route.*put {backbone}\*\.pth into.*--backbone-weights none"):
+        find_backbone(backbone, "auto", download=download)
 
 
 def test_names_are_tried_in_order_and_may_have_a_folder(folder):
