@@ -1,5 +1,6 @@
 """The README says what is true: its tables are the registry, its commands exist."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,14 @@ def table(header: str) -> dict[str, list[str]]:
     lines = README[README.index(f"| {header} |") :].split("\n\n", 1)[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def make(*words: str) -> list[str]:
+    """The lines that make prints; the same where the tests are run by make themselves."""
+    inherited = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.splitlines()
 
 
 def test_the_table_of_approaches_is_the_registry() -> None:
@@ -40,8 +49,7 @@ def test_every_maskbridge_command_named_in_the_readme_exists() -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 def test_every_make_target_named_in_the_readme_is_listed_by_make() -> None:
-    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    targets = {line.split()[0] for line in listed.splitlines() if line[:1].isalpha()}
+    targets = {line.split()[0] for line in make() if line[:1].isalpha()}
     named = set(re.findall(r"^make ([a-z-]+)", README, re.M))
     assert {"demo", "test", "convert", "finetune-yolo", "finetune-sam", "baselines", "evaluate"} <= named
     assert named <= targets
@@ -55,9 +63,7 @@ def test_runs_without_predictions_are_named_and_left_out_by_make(target: str, tm
         (tmp_path / run / "run.json").touch()
     for run in ("plate-knn-all", "plate-sam-all"):
         (tmp_path / run / "predictions" / "crossval").mkdir()
-    words = ["make", "-n", target, "NAME=plate", f"RUNS={tmp_path}"]
-    lines = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    left_out, command = lines[-2:]
+    left_out, command = make("-n", target, "NAME=plate", f"RUNS={tmp_path}")[-2:]
     assert left_out.split('"')[1] == f"left out for want of predictions: {tmp_path}/plate-pca-all"
     assert f" {target} {tmp_path}/plate-knn-all {tmp_path}/plate-sam-all --out " in command
 
