@@ -1,6 +1,7 @@
 """The command line: `maskbridge COMMAND …`. The modules of the folders `commands/` are it (see `plugins`).
 
-Exit 0: done. 1: something the user gave cannot be used, told in one line on standard error. 2: usage.
+Exit 0: done. 1: something the user gave cannot be used, told in one line on standard error. 2: usage. 130: interrupted.
+141: nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,18 +41,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser(words).parse_args(words)
         if arguments.quiet:
             os.environ[QUIET_VARIABLE] = "1"
-        return int(plugins.load("command", arguments.command).run(arguments))
+        code = int(plugins.load("command", arguments.command).run(arguments))
+        sys.stdout.flush()
+        return code
     except MaskbridgeError as error:
         print(f"maskbridge: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("maskbridge: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in (*_FULL, *_UNFIT):
             raise
         remedy = "free some space" if error.errno in _FULL else "choose a place that can be written"
         print(f"maskbridge: {error.filename or 'a file'}: {error.strerror}; {remedy}", file=sys.stderr)
     return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output has lost its reader, as behind `| head`; what is left for it then goes nowhere."""
+    output = select.poll()
+    output.register(1)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:

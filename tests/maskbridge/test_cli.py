@@ -272,6 +272,26 @@ def test_ctrl_c_exits_with_130_and_a_word(call, fake, tiles, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_read_enough_is_no_error(unbuffered):
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "maskbridge", "list", "approaches"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, env=environment)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_pipe_that_breaks_elsewhere_keeps_its_traceback(fake, tiles, tmp_path):
+    def broken(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    fake.train = broken
+    with pytest.raises(BrokenPipeError):
+        main(["train", "fake", str(tiles.path), str(tmp_path / "run")])
+
+
 def test_a_bug_of_ours_keeps_its_traceback(fake, tiles, tmp_path):
     def buggy(*_):
         raise ZeroDivisionError
