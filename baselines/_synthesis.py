@@ -9,7 +9,6 @@ source's own parts stay as they are, and so do all ids.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,8 @@ from maskbridge.approach import Context
 from maskbridge.card import make_card
 from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
 from maskbridge.errors import DatasetError, OptionError
-from maskbridge.files import link_file, sha256_bytes, sha256_file, staged_folder, write_bytes, write_json
+from maskbridge.files import link_file, sha256_bytes, sha256_file, write_bytes, write_json
+from maskbridge.folders import scratch_folder, staged_folder
 from maskbridge.geometry import instances
 from maskbridge.progress import say, track
 
@@ -136,8 +136,8 @@ def _of_fold(
     """Make the synthetic images of a fold, their ids counted from the next ones."""
     sources = _good(dataset, fold)
     rng = np.random.default_rng([options.seed, fold])
-    with tempfile.TemporaryDirectory() as work:
-        context = Context(device=options.device, seed=options.seed + fold, work=Path(work))
+    with scratch_folder("synthesis") as work:
+        context = Context(device=options.device, seed=options.seed + fold, work=work)
         make = in_processes(_maker, dataset, sources, options.method, config=LoopConfig(), context=context)
     drawn = [sources[i] for _ in range(-(-options.count // len(sources))) for i in rng.permutation(len(sources))]
     made = _Made([], [])

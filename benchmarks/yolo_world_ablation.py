@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -99,13 +98,11 @@ def predict_again(dataset: Dataset, out: Path, arm: str, seed: int) -> dict[str,
     """Score the first arm's models with other options of prediction."""
     path = out / "runs" / f"{arm.replace(' ', '_').replace('.', '_')}-{seed}"
     if not (path / "val.json").is_file():
-        shutil.rmtree(path, ignore_errors=True)
-        shutil.copytree(out / "runs" / f"as_it_is-{seed}", path)
-        (path / "val.json").rename(path / "trained.json")
-        predict_run(Run.open(path), dataset, "val", device="cpu", changes=PREDICTED[arm])
-        write_json(
-            path / "val.json", {**_figures(path, dataset), "seconds": read_json(path / "trained.json")["seconds"]}
-        )
+        trained = out / "runs" / f"as_it_is-{seed}"
+        how = {"device": "cpu", "changes": PREDICTED[arm], "out": path, "overwrite": True}
+        predict_run(Run.open(trained), dataset, "val", **how)
+        seconds = read_json(trained / "val.json")["seconds"]
+        write_json(path / "val.json", {**_figures(path, dataset), "seconds": seconds})
     return dict(read_json(path / "val.json"))
 
 

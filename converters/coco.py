@@ -12,7 +12,8 @@ from pathlib import Path
 
 from maskbridge.dataset import Dataset
 from maskbridge.export import ExportOptions, ExportReport, parts, place_image
-from maskbridge.files import staged_folder, write_json
+from maskbridge.files import write_json
+from maskbridge.folders import staged_folder
 from maskbridge.progress import track
 
 

@@ -18,7 +18,8 @@ from pathlib import Path, PurePath
 
 from maskbridge.dataset import Annotation, Dataset, Image
 from maskbridge.export import ExportOptions, ExportReport, parts, place_image
-from maskbridge.files import staged_folder, write_text
+from maskbridge.files import write_text
+from maskbridge.folders import staged_folder
 from maskbridge.orientation import take_orientation
 from maskbridge.progress import track
 from maskbridge.yolo_lines import detection_line

@@ -26,7 +26,8 @@ from maskbridge import __version__, geometry, masks, near_duplicates, plugins
 from maskbridge.card import make_card
 from maskbridge.dataset import Image
 from maskbridge.errors import OptionError, SourceError
-from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, staged_folder, write_json
+from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, write_json
+from maskbridge.folders import staged_folder
 from maskbridge.named_groups import named_groups
 from maskbridge.progress import say, track
 from maskbridge.source import Source, SourceImage

@@ -24,10 +24,11 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
+from maskbridge.folders import final, held
 from maskbridge.predicting import predict_run, second_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
-from maskbridge.run_folders import claim, forgotten_if_fruitless
+from maskbridge.run_folders import claimed
 from maskbridge.training import Settings, check_folds, package_versions, run_info, same_result_options, train_run
 
 PART = "crossval"
@@ -85,17 +86,19 @@ def crossval(name: str, dataset: Dataset, path: Path, config: Any, settings: Set
     """
     path = Path(os.path.abspath(path))
     info = run_info(name, dataset, config, fold="all", seed=settings.seed)
-    claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=same_result_options(name))
-    runs: list[Run] = []
-    with forgotten_if_fruitless(path):
+    free = same_result_options(name)
+    with claimed(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free) as claim:
         check_folds(name, dataset, config)
+        runs: list[Run] = []
         for fold in range(dataset.fold_count):
-            say(f"{path}: fold {fold} of {dataset.fold_count}")
-            run = train_run(name, dataset, path / f"fold{fold}", config, replace(settings, fold=fold))
+            say(f"{final(path)}: fold {fold} of {dataset.fold_count}")
+            of_fold = replace(settings, fold=fold, overwrite=False)
+            run = train_run(name, dataset, claim.folder / f"fold{fold}", config, of_fold)
             if not (settings.resume and run.has("test") and "test" in run.info["seconds"]):
                 run = predict_run(run, dataset, "test", device=settings.device)
             runs.append(run)
-    return merge(path, runs, dataset, same_result_options(name))
+        merged = merge(claim.folder, runs, dataset, free)
+    return Run(path, merged.info)
 
 
 def predict_folds(
@@ -113,7 +116,7 @@ def predict_folds(
         run: A run over all folds.
         dataset: Its dataset.
         device: As in `Settings`.
-        changes: Options of the approach to set anew, as for `predict_run`.
+        changes: Options of the approach to set anew; they need `out`, as for `predict_run`.
         out: A run over all folds to make for it; the run itself is left as it is.
         overwrite: Replace `out` if it is a run.
 
@@ -123,8 +126,9 @@ def predict_folds(
     """
     folds, free = [Run.open(run.path / name) for name in run.info["folds"]], same_result_options(run.info["approach"])
     if out is None:
-        runs = [predict_run(fold, dataset, "test", device=device, changes=changes) for fold in folds]
-        return merge(run.path, runs, dataset, free)
+        with held(run.path):
+            runs = [predict_run(fold, dataset, "test", device=device, changes=changes) for fold in folds]
+            return merge(run.path, runs, dataset, free)
     out = Path(os.path.abspath(out))
     with second_run(run, out, overwrite=overwrite) as folder:
         runs = [
@@ -191,7 +195,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
         },
     ).save()
     shutil.rmtree(path / "work", ignore_errors=True)
-    say(f"{path}: {len(runs)} folds merged, every labelled image predicted once")
+    say(f"{final(path)}: {len(runs)} folds merged, every labelled image predicted once")
     return merged
 
 

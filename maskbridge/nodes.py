@@ -6,15 +6,14 @@ The same command is given on each, with `NODE_RANK` (on Slurm `SLURM_NODEID` doe
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from maskbridge import plugins
 from maskbridge.approach import Approach, Context, TrainData
 from maskbridge.dataset import Dataset, FoldName
 from maskbridge.errors import OptionError
+from maskbridge.folders import scratch_folder
 from maskbridge.progress import say
 from maskbridge.training import Settings
 
@@ -46,8 +45,8 @@ def learn_along(name: str, dataset: Dataset, config: Any, folds: Sequence[FoldNa
     for fold in folds:
         split = dataset.split(fold)
         data = TrainData(dataset=dataset, train=split.train, val=split.val, fold=fold)
-        with tempfile.TemporaryDirectory() as folder:
-            work, weights = Path(folder) / "work", Path(folder) / "weights"
+        with scratch_folder("nodes") as folder:
+            work, weights = folder / "work", folder / "weights"
             work.mkdir()
             weights.mkdir()
             context = Context(device=settings.device, seed=settings.seed, work=work, resume=settings.resume)

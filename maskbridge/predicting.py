@@ -2,6 +2,8 @@
 
 predict_run(run, run.dataset(), "test")
 predict_run(run, run.dataset(), "test", changes={"prompts": "oracle"}, out=Path("runs/second"))
+
+A run is never changed by it but for the part that is added.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from maskbridge import plugins
 from maskbridge.approach import Approach, Context, PredictData, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import OptionError, RunError
-from maskbridge.files import link_file, staged_folder
+from maskbridge.files import link_file
+from maskbridge.folders import final, held, staged_folder
 from maskbridge.meters import Clock, PhaseMeter
 from maskbridge.options import from_stored
 from maskbridge.predictions import Run, refuse_not_finite, write_predictions
@@ -39,22 +42,23 @@ def predict_run(
 ) -> Run:
     """Predict the images of a part with a trained run.
 
-    Nothing of the run, or of a run in the place of `out`, is touched before all predictions are there.
+    The part is added to the run, or exchanged for that of an earlier prediction once all of it is there; nothing else
+    of the run changes.
 
     Args:
         run: A run of one fold.
         dataset: Its dataset.
         part: `val` or `test`.
         device: As in `Settings`.
-        changes: Options of the approach to set anew. Thresholds are then fitted again on `val`, and predictions
-            made with other options are removed.
-        out: A run folder to make for it, with the same weights; the run itself is left as it is.
+        changes: Options of the approach to set anew; they need `out`.
+        out: A run folder to make for it, with the same weights and thresholds fitted anew on `val`; the run itself is
+            left as it is.
         overwrite: Replace `out` if it is a run.
 
     Raises:
         RunError: When the run is a merged cross-validation, or has no such part, or `out` lies in or around it.
-        OptionError: When options are changed on the official split, whose held-back model is gone, or `out` is given.
-        MaskbridgeError: When `out` is taken.
+        OptionError: When options change without `out`, or `out` is given on the official split, which has no `val`.
+        MaskbridgeError: When `out` is taken, or another command works on the run.
     """
     fold = run.info["fold"]
     if fold == "all":
@@ -67,45 +71,76 @@ def predict_run(
     split = dataset.split(fold)
     if not split.part(part):
         raise RunError(f"fold {fold} has no part {part}", where=run.path)
-    if fold == "official" and options != old:
+    free = getattr(approach, "SAME_RESULT_OPTIONS", ())
+    changed = ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in options.items() if old.get(k) != v and k not in free)
+    if fold == "official" and (changed or out is not None):
         raise OptionError(
-            "thresholds of the official split were set with other options", where=run.path, remedy="train again"
+            "thresholds of the official split are those of the training, and there is no val to fit others on",
+            where=run.path,
+            found=changed or "--out",
+            remedy="train again",
         )
-    if fold == "official" and out is not None:
-        raise OptionError("a second run fits its thresholds on val, and the official split has none", where=run.path)
-    anew = options != old or out is not None
-    path = run.path if out is None else Path(os.path.abspath(out))
-    info = {**run.info, "options": options}
-    if anew:
-        info |= {**truth_given(approach, config), "trained_options": run.info.get("trained_options", old)}
-    with contextlib.nullcontext(run.path) if out is None else second_run(run, path, overwrite=overwrite) as folder:
-        context = Context(device=device, seed=run.info["seed"], work=folder / "work")
-        fresh = Run(context.work / "predicted", info)
-        seconds = {phase: value for phase, value in info["seconds"].items() if phase == "train" or not anew}
-        peak_mb = {phase: value for phase, value in info["peak_memory_mb"].items() if phase in seconds}
-        try:
-            for each in dict.fromkeys(("val", part) if anew else (part,)):
-                clock = Clock(context.spared)
-                with PhaseMeter(context.spared) as predicting:
-                    predictions = predict_images(approach, run, dataset, split.part(each), config, context, each)
-                    write_predictions(fresh.path, each, clock.measure(predictions))
-                seconds[each], peak_mb[each] = predicting.seconds, predicting.peak_mb
-            thresholds = {str(fold): fold_thresholds(fresh, dataset)} if anew else info["thresholds"]
-            if out is not None:
-                _link_weights(run.weights, folder / "weights")
-            info |= {"thresholds": thresholds, "seconds": seconds, "peak_memory_mb": peak_mb}
-            info["predict_ms_per_image"] = clock.ms_per_image
-            if anew:  # a kill from here on leaves predictions out, and never those of other options
-                shutil.rmtree(folder / "predictions", ignore_errors=True)
-            Run(folder, info).save()
-            _replace_predictions(folder, fresh.path)
-        finally:
-            shutil.rmtree(context.work, ignore_errors=True)
-    if anew:
-        changed = ", ".join(f"{k} {old.get(k)} -> {v}" for k, v in options.items() if old.get(k) != v)
-        say(f"{path}: from now on {changed or 'the same options'}; thresholds were fitted anew on val")
-    say(f"{path}: {len(split.part(part))} images of {part} predicted")
-    return Run(path, info)
+    if changed and out is None:
+        raise OptionError(
+            "other options make another run", where=run.path, found=changed, remedy="name a folder for it with --out"
+        )
+    if out is None:
+        with held(run.path):
+            _clear(run.path)
+            info = _predict_into(run.path, run, run.info, approach, dataset, config, (part,), device)
+    else:
+        info = {
+            **run.info,
+            **truth_given(approach, config),
+            "options": options,
+            "trained_options": run.info.get("trained_options", old),
+            "seconds": {"train": run.info["seconds"]["train"]},
+            "peak_memory_mb": {"train": run.info["peak_memory_mb"]["train"]},
+        }
+        out = Path(os.path.abspath(out))
+        with second_run(run, out, overwrite=overwrite) as folder:
+            _link_weights(run.weights, folder / "weights")
+            parts = tuple(dict.fromkeys(("val", part)))
+            info = _predict_into(folder, run, info, approach, dataset, config, parts, device)
+        say(f"{final(out)}: {changed or 'the same options'}; thresholds were fitted anew on val")
+    say(f"{final(out or run.path)}: {len(split.part(part))} images of {part} predicted")
+    return Run(out or run.path, info)
+
+
+def _predict_into(
+    folder: Path,
+    run: Run,
+    info: dict[str, Any],
+    approach: Approach,
+    dataset: Dataset,
+    config: Any,
+    parts: tuple[str, ...],
+    device: str,
+) -> dict[str, Any]:
+    """Write predictions of parts into a run folder, then its run.json; thresholds are fitted where `val` is one."""
+    context = Context(device=device, seed=info["seed"], work=folder / "work")
+    seconds, peak_mb, fold = dict(info["seconds"]), dict(info["peak_memory_mb"]), info["fold"]
+    try:
+        for part in parts:
+            clock = Clock(context.spared)
+            with PhaseMeter(context.spared) as predicting:
+                ids = dataset.split(fold).part(part)
+                predictions = predict_images(approach, run, dataset, ids, config, context, part)
+                write_predictions(folder, part, clock.measure(predictions))
+            seconds[part], peak_mb[part] = predicting.seconds, predicting.peak_mb
+        info = {**info, "seconds": seconds, "peak_memory_mb": peak_mb, "predict_ms_per_image": clock.ms_per_image}
+        if folder != run.path:
+            info["thresholds"] = {str(fold): fold_thresholds(Run(folder, info), dataset)}
+        return Run(folder, info).save().info
+    finally:
+        shutil.rmtree(context.work, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed commands have left in a finished run that is held."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    for left in (folder / "predictions").glob(".*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -114,12 +149,12 @@ def second_run(run: Run, out: Path, *, overwrite: bool) -> Iterator[Path]:
 
     Raises:
         RunError: When `out` lies in or around the first run, or is it.
-        MaskbridgeError: When `out` is taken.
+        MaskbridgeError: When `out` is taken, or another command changes the first run.
     """
     place = out.resolve()
     if place == run.path or place in run.path.parents or run.path in place.parents:
         raise RunError("lies in or around the run itself", where=out, found=run.path, remedy="name another folder")
-    with staged_folder(out, overwrite=overwrite, kind="run") as folder:
+    with held(run.path, shared=True), staged_folder(out, overwrite=overwrite, kind="run") as folder:
         yield folder
 
 
@@ -133,14 +168,6 @@ def truth_given(approach: Approach, config: Any) -> dict[str, Any]:
     """`truth_given` of run.json: what of the truth the predictions are given; None for honest ones."""
     hook = getattr(approach, "truth_given", None)
     return {"truth_given": None if hook is None else hook(config)}
-
-
-def _replace_predictions(folder: Path, fresh: Path) -> None:
-    """Move the predictions of one run folder into another."""
-    for part in sorted((fresh / "predictions").iterdir()):
-        shutil.rmtree(folder / "predictions" / part.name, ignore_errors=True)
-        (folder / "predictions").mkdir(exist_ok=True)
-        os.replace(part, folder / "predictions" / part.name)
 
 
 def _link_weights(weights: Path, out: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
-from maskbridge.files import staged_folder, write_array, write_json
+from maskbridge.files import write_array, write_json
+from maskbridge.folders import beside, move_in, recover, told_of
 from maskbridge.geometry import RLE
 from maskbridge.run_info import read_run_info
 from maskbridge.run_lengths import run_lengths
@@ -64,6 +64,7 @@ class Run:
             RunError: When it is not one.
         """
         folder = Path(path)
+        recover(folder)
         info = read_run_info(folder)
         return cls(path=folder.resolve(), info=info)
 
@@ -197,7 +198,7 @@ class Run:
 
 
 def write_predictions(run_path: Path, part: str, predictions: Iterable[Prediction]) -> int:
-    """Write the predictions of a part, all or nothing.
+    """Write the predictions of a part, all or nothing; those that are there are exchanged for them in one step.
 
     Args:
         run_path: The run folder.
@@ -211,14 +212,12 @@ def write_predictions(run_path: Path, part: str, predictions: Iterable[Predictio
         RunError: When a score or map is not finite (the image is named), or some images lack what others have.
     """
     out = run_path / "predictions" / part
-    if out.is_dir():
-        shutil.rmtree(out)
     scores: dict[str, float] = {}
     types: dict[str, str] = {}
     results: list[Result] = []
     have = {"score": 0, "type": 0, "map": 0, "detections": 0}
     count = 0
-    with staged_folder(out, overwrite=False, kind="run") as folder:
+    with told_of(out), beside(out) as folder:
         for prediction in predictions:
             count += 1
             image_id = prediction.image_id
@@ -244,6 +243,7 @@ def write_predictions(run_path: Path, part: str, predictions: Iterable[Predictio
             write_json(folder / "types.json", types)
         if have["detections"]:
             write_json(folder / "detections.json", results)
+        move_in(folder, out, replace=True)
     return count
 
 

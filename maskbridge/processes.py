@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from maskbridge.errors import MaskbridgeError
+from maskbridge.folders import scratch_folder
 from maskbridge.progress import QUIET_VARIABLE
 
 Result = TypeVar("Result")
@@ -51,9 +51,9 @@ def together(count: int, work: Callable[..., Result], *arguments: Any, nodes: in
         return work(*arguments)
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())} if nodes == 1 else {}
     start = multiprocessing.get_context("spawn")
-    with TemporaryDirectory() as folder:
+    with scratch_folder("processes") as folder:
         processes = [
-            start.Process(target=_one, args=(rank, {**places, "LOCAL_RANK": str(rank)}, Path(folder), work, arguments))
+            start.Process(target=_one, args=(rank, {**places, "LOCAL_RANK": str(rank)}, folder, work, arguments))
             for rank in range(count)
         ]
         try:
@@ -66,7 +66,7 @@ def together(count: int, work: Callable[..., Result], *arguments: Any, nodes: in
                     process.kill()
                 if process.pid is not None:
                     process.join()
-        return cast(Result, _told(processes, Path(folder)))
+        return cast(Result, _told(processes, folder))
 
 
 def _one(

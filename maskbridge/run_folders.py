@@ -1,6 +1,7 @@
-"""Whose a run folder is: a folder that maskbridge did not make is never touched.
+"""Whose a run folder is: a folder that maskbridge did not make is never touched, a finished run is never lost.
 
-    finished = claim(path, info, resume=False, overwrite=False)
+    with claimed(path, info, resume=False, overwrite=False) as claim:
+        claim.folder        # where to train: the run folder itself, or beside a run that is to be replaced
 
 A run in the making has `work/started.json`, what it was started with; a finished one has `run.json`.
 """
@@ -8,68 +9,129 @@ A run in the making has `work/started.json`, what it was started with; a finishe
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskbridge.errors import RunError
 from maskbridge.files import read_json, write_json
+from maskbridge.folders import beside, held, is_ours, move_in, recover, refuse_working_folder, told_of
 from maskbridge.predictions import Run
 
 #: What decides whether two trainings are the same one.
 _DECIDING = ("approach", "options", "dataset", "fold", "seed")
+_STARTED = Path("work", "started.json")
 
 
-def claim(
-    path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool, free: Collection[str] = ()
-) -> Run | None:
-    """Make the run folder ours.
+@dataclass(frozen=True)
+class Claim:
+    """A run folder that is ours.
 
-    Args:
-        path: The run folder.
-        info: What run.json will say of approach, options, dataset, fold and seed.
-        resume: Go on with what an interrupted run left.
-        overwrite: Replace a run, finished or not.
-        free: Options that may differ from those of the run that is gone on with.
-
-    Returns:
-        The run, if it is finished and `resume` was given.
-
-    Raises:
-        RunError: When the folder is taken, or the run in it was started with something else.
+    Attributes:
+        folder: Where the run is made.
+        finished: The run, if it is finished and `resume` was given.
     """
-    started = path / "work" / "started.json"
-    finished = (path / "run.json").is_file()
-    if path.exists() and not path.is_dir():
-        raise RunError("is in the way", where=path, found="a file", expected="a new folder")
-    if path.is_dir() and any(path.iterdir()) and not finished and not started.is_file():
-        raise RunError("is not empty and no run", where=path, remedy="name another folder")
-    if overwrite:
-        if path.is_dir():
-            shutil.rmtree(path)
-    elif finished:
-        if not resume:
-            raise RunError("is a finished run", where=path, remedy="name another, or add --overwrite")
-        run = Run.open(path)
-        trained = run.info.get("trained_options", run.info["options"])  # `predict` may have changed some since
-        _refuse_other(path, {**run.info, "options": trained}, info, free)
-        return run
-    elif started.is_file():
-        if not resume:
-            raise RunError("is an unfinished run", where=path, remedy="--resume goes on, --overwrite starts anew")
-        _refuse_other(path, read_json(started), info, free)
-    write_json(started, {key: info[key] for key in _DECIDING})
-    return None
+
+    folder: Path
+    finished: Run | None = None
 
 
 @contextlib.contextmanager
-def forgotten_if_fruitless(path: Path) -> Iterator[None]:
+def claimed(
+    path: Path, info: Mapping[str, Any], *, resume: bool, overwrite: bool, free: Collection[str] = ()
+) -> Iterator[Claim]:
+    """Make the run folder ours, and keep other commands from it.
+
+    A new run is made in its place. One that replaces another is made beside it, and exchanged with it when the block
+    ends well; until then, and whenever it does not, the old one stays as it is. A folder into which nothing but the
+    claim was written is removed when the block raises.
+
+    Args:
+        path: The run folder, an absolute path.
+        info: What run.json will say of approach, options, dataset, fold and seed.
+        resume: Go on with what an interrupted run left; with `overwrite`, with what an interrupted replacement left.
+        overwrite: Replace a run, finished or not.
+        free: Options that may differ from those of the run that is gone on with.
+
+    Raises:
+        RunError: When the folder is taken, or the run in it was started with something else.
+        MaskbridgeError: When another command works on it, or the disk is full.
+    """
+    recover(path)
+    if os.path.lexists(path) and (not path.is_dir() or path.is_symlink()):
+        raise RunError("is in the way", where=path, found="a file or link", expected="a new folder")
+    taken = path.is_dir() and any(path.iterdir())
+    finished = taken and (path / "run.json").is_file()
+    started = taken and (path / _STARTED).is_file()
+    if taken and not is_ours(path, "run" if finished else "unfinished run"):
+        raise RunError("is not empty and no run", where=path, remedy="name another folder")
+    if path.is_dir():
+        refuse_working_folder(path)
+    if taken and overwrite:
+        claim = _beside_another(path, info, resume=resume, free=free)
+    elif finished and not resume:
+        raise RunError("is a finished run", where=path, remedy="name another, or add --overwrite")
+    elif started and not finished and not resume:
+        raise RunError("is an unfinished run", where=path, remedy="--resume goes on, --overwrite starts anew")
+    elif taken:
+        claim = _gone_on_with(path, info, free)
+    else:
+        claim = _new(path, info)
+    with told_of(path), claim as mine:
+        yield mine
+
+
+@contextlib.contextmanager
+def _new(path: Path, info: Mapping[str, Any]) -> Iterator[Claim]:
+    """The folder appears with the claim in it, so that a kill at any moment leaves nothing or an unfinished run."""
+    with beside(path) as folder:
+        _start(folder, info)
+        move_in(folder, path, replace=False)
+        with _forgotten_if_fruitless(path):
+            yield Claim(path)
+
+
+@contextlib.contextmanager
+def _gone_on_with(path: Path, info: Mapping[str, Any], free: Collection[str]) -> Iterator[Claim]:
+    with held(path):
+        if not (path / "run.json").is_file():
+            _refuse_other(path, read_json(path / _STARTED), info, free)
+            yield Claim(path)
+            return
+        run = Run.open(path)
+        trained = run.info.get("trained_options", run.info["options"])  # those of a second run are of its prediction
+        _refuse_other(path, {**run.info, "options": trained}, info, free)
+        yield Claim(path, run)
+
+
+@contextlib.contextmanager
+def _beside_another(path: Path, info: Mapping[str, Any], *, resume: bool, free: Collection[str]) -> Iterator[Claim]:
+    with held(path), beside(path, lasting=resume) as folder:
+        if (folder / _STARTED).is_file():
+            _refuse_other(path, read_json(folder / _STARTED), info, free)
+        else:
+            for left in folder.iterdir():  # of a kill before anything was made
+                shutil.rmtree(left)
+            _start(folder, info)
+        with _forgotten_if_fruitless(folder):
+            yield Claim(folder)
+        move_in(folder, path, replace=True)
+
+
+def _start(folder: Path, info: Mapping[str, Any]) -> None:
+    write_json(folder / _STARTED, {key: info[key] for key in _DECIDING})
+
+
+@contextlib.contextmanager
+def _forgotten_if_fruitless(path: Path) -> Iterator[None]:
     """Remove a run folder when the block raises before anything but the claim was written into it."""
     try:
         yield
     except BaseException:
-        if [file for file in path.rglob("*") if file.is_file()] == [path / "work" / "started.json"]:
+        if [file for file in path.rglob("*") if file.is_file()] == [path / _STARTED]:
             shutil.rmtree(path)
         raise
 

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge.files import staged_folder, write_bytes, write_text
+from maskbridge.files import write_bytes, write_text
+from maskbridge.folders import staged_folder
 
 SIZE_HW = (160, 208)
 TRAIN_GOOD, TEST_GOOD, TEST_PER_TYPE = 40, 12, 12

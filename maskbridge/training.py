@@ -23,11 +23,12 @@ from maskbridge import __version__, plugins
 from maskbridge.approach import Approach, Context, PredictData, TrainData, Trained
 from maskbridge.dataset import GOOD, SYNTHETIC, Dataset, FoldName
 from maskbridge.errors import OptionError
+from maskbridge.folders import final
 from maskbridge.meters import PhaseMeter
 from maskbridge.predicting import as_read_back, in_order, predict_images, truth_given
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
-from maskbridge.run_folders import claim, forgotten_if_fruitless
+from maskbridge.run_folders import claimed
 from maskbridge.thresholds import fold_thresholds, held_back_thresholds
 
 HELD_BACK_SHARE = 0.1
@@ -58,7 +59,8 @@ class Settings:
     resume: bool = False
     """go on with what an interrupted run left; a finished run is left as it is"""
     overwrite: bool = False
-    """replace a run that is there"""
+    """replace a run that is there, once the new one is whole; with --resume, go on with a replacement that was
+    interrupted"""
 
 
 def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Settings) -> Run:
@@ -86,23 +88,32 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
             remedy="use --fold 0 or crossval",
         )
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
-    resumed = settings.resume and any((path / name).is_dir() for name in ("weights", "work/calibration"))
     data = _train_data(approach, dataset, settings.fold)
     free = same_result_options(name)
-    finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free)
-    if finished is not None:
-        say(f"{path}: already trained")
-        return finished
-    context = Context(device=settings.device, seed=settings.seed, work=path / "work", resume=settings.resume)
-    run = Run(path, info)
-    with forgotten_if_fruitless(path), PhaseMeter(context.spared) as training:
+    with claimed(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free) as claim:
+        if claim.finished is not None:
+            say(f"{final(path)}: already trained")
+            return claim.finished
+        made = _train_into(claim.folder, approach, data, config, info, settings)
+    return Run(path, made.info)
+
+
+def _train_into(
+    folder: Path, approach: Approach, data: TrainData, config: Any, info: dict[str, Any], settings: Settings
+) -> Run:
+    """Train in a run folder that is ours, and leave a finished run there."""
+    dataset = data.dataset
+    resumed = any((folder / name).is_dir() for name in ("weights", "work/calibration"))
+    context = Context(device=settings.device, seed=settings.seed, work=folder / "work", resume=settings.resume)
+    run = Run(folder, info)
+    with PhaseMeter(context.spared) as training:
         thresholds = None
         if settings.fold == "official":
             thresholds = _held_back_thresholds(approach, data, config, context)
-        trained = _train(approach, data, config, path / "weights", context)
+        trained = _train(approach, data, config, run.weights, context)
     with PhaseMeter(context.spared) as validating:
         if thresholds is None:
-            write_predictions(path, "val", predict_images(approach, run, dataset, data.val, config, context))
+            write_predictions(folder, "val", predict_images(approach, run, dataset, data.val, config, context))
             thresholds = fold_thresholds(run, dataset)
     run = run.save(
         device=settings.device,
@@ -116,8 +127,8 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         facts=dict(trained.facts),
         versions=package_versions(),
     )
-    shutil.rmtree(path / "work", ignore_errors=True)
-    say(f"{path}: trained in {training.seconds:.0f} s, weights from {trained.weights_from}")
+    shutil.rmtree(context.work, ignore_errors=True)
+    say(f"{final(folder)}: trained in {training.seconds:.0f} s, weights from {trained.weights_from}")
     return run
 
 

@@ -9,15 +9,14 @@ Looked up in this order: a path given as the option; the folder `MASKBRIDGE_WEIG
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskbridge.errors import WeightsError
+from maskbridge.files import whole_file
 from maskbridge.progress import say, track
 
 #: The option that looks weights up, and the one that asks for random initialisation by name.
@@ -133,34 +132,22 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     import urllib.request
 
     path = folder / url.rsplit("/", 1)[-1]
-    folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=".partial")
     try:
-        with (
-            os.fdopen(handle, "wb") as file,
-            urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response,
-        ):
+        with whole_file(path) as file, urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
             blocks = -(-int(response.headers.get("Content-Length") or 0) // _BLOCK_BYTES)
             for block in track(_blocks(response), f"fetching {path.name} (MB)", total=blocks or None):
                 digest.update(block)
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        if digest.hexdigest() != sha256:
-            raise WeightsError(
-                "the download has another SHA-256 and was thrown away",
-                where=url,
-                found=digest.hexdigest(),
-                expected=sha256,
-            )
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
+            if digest.hexdigest() != sha256:
+                raise WeightsError(
+                    "the download has another SHA-256 and was thrown away",
+                    where=url,
+                    found=digest.hexdigest(),
+                    expected=sha256,
+                )
     except http.client.HTTPException as error:
         raise OSError(f"{url} does not answer in HTTP: {error!r}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
     return path
 
 

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help="part of the run's fold; a run over all folds predicts test of each (default: test)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="RUN", help="run to make for it; without, RUN itself changes (default: none)"
+        "--out",
+        type=Path,
+        metavar="RUN",
+        help="run to make for it, of the same weights; without, RUN gets the part and other options are refused "
+        "(default: none)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is there (default: no)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -41,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         module = plugins.load("approach", approach)
         fields = getattr(module, "PREDICT_OPTIONS", ())
         if fields:
-            group = parser.add_argument_group(f"options of {approach}; what is not given stays as it is in the run")
+            group = parser.add_argument_group(f"options of {approach}, with --out; what is not given is as in the run")
             add_options(group, module.Config, fields)
 
 

@@ -13,7 +13,7 @@ from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
 from maskbridge.crossval import Standardise, crossval, fit_mapping, merge, predict_folds
 from maskbridge.derive import PredictionView
-from maskbridge.errors import MaskbridgeError, RunError
+from maskbridge.errors import MaskbridgeError, OptionError, RunError
 from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.thresholds import fold_thresholds
@@ -355,15 +355,16 @@ def test_one_fold_of_a_crossval_is_the_same_as_that_fold_trained_alone(merged, f
     assert alone.scores("val") == Run.open(merged.path / "fold1").scores("val")
 
 
-@pytest.mark.parametrize("out", [None, "second"])
-def test_a_merged_run_is_predicted_again_fold_by_fold_and_merged(merged, tiles, fake, tree, tmp_path, out):
+def test_a_merged_run_is_predicted_again_fold_by_fold_and_merged(merged, tiles, fake, tree, tmp_path):
     before, weights = tree(merged.path), {f"fold{n}": tree(merged.path / f"fold{n}/weights") for n in range(3)}
     old = {n: Run.open(merged.path / f"fold{n}") for n in range(3)}
     scores = {n: run.scores("test") for n, run in old.items()}
-    path = None if out is None else tmp_path / out
-    again = predict_folds(merged, tiles, changes={"factor": 10.0}, out=path)
-    assert again.path == (path or merged.path)
-    assert (tree(merged.path) == before) == (out is not None)
+    with pytest.raises(OptionError, match="other options make another run"):
+        predict_folds(merged, tiles, changes={"factor": 10.0})
+    assert tree(merged.path) == before
+    again = predict_folds(merged, tiles, changes={"factor": 10.0}, out=tmp_path / "second")
+    assert again.path == tmp_path / "second"
+    assert tree(merged.path) == before
     assert {name: tree(again.path / name / "weights") for name in weights} == weights
     assert len(fake.given) == 3, "nothing is trained again"
     info = Run.open(again.path).info
@@ -415,16 +416,38 @@ def test_a_second_merged_run_that_fails_half_way_is_not_there(merged, tiles, fak
     assert tree(tmp_path) == before
 
 
-def test_a_merged_run_that_fails_half_way_keeps_what_was_merged_and_can_go_on(merged, tiles, fake, tree):
+def test_a_merged_run_that_fails_half_way_keeps_what_was_merged(merged, tiles, fake, tree):
     kept = ["run.json", "predictions", "fold1", "fold2"]
     before, predict = {name: tree_of(merged.path / name, tree) for name in kept}, fake.predict
     fake.predict = failing_in_fold_1(predict, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        predict_folds(merged, tiles, changes={"factor": 2.0})
+        predict_folds(merged, tiles)
     assert {name: tree_of(merged.path / name, tree) for name in kept} == before
     fake.predict = predict
-    again = predict_folds(merged, tiles, changes={"factor": 2.0})
-    assert {Run.open(again.path / f"fold{n}").info["options"]["factor"] for n in range(3)} == {2.0}
+    again = predict_folds(merged, tiles)
+    assert again.scores("crossval") == merged.scores("crossval")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_crossval_is_replaced_only_by_one_that_is_whole(merged, tiles, fake, tree, tmp_path, resume):
+    before, train = tree(merged.path), fake.train
+
+    def failing(data, *rest):
+        if data.fold == 1:
+            raise KeyboardInterrupt
+        return train(data, *rest)
+
+    fake.train = failing
+    how = Settings(overwrite=True, resume=resume)
+    with pytest.raises(KeyboardInterrupt):
+        crossval("fake", tiles, merged.path, fake.Config(), how)
+    assert tree(merged.path) == before
+    fake.train = train
+    fake.given.clear()
+    again = crossval("fake", tiles, merged.path, fake.Config(factor=1.0), how)
+    assert [data.fold for data in fake.given] == ([1, 2] if resume else [0, 1, 2])
+    assert again.scores("crossval") == merged.scores("crossval")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_merged_run_without_one_of_its_folds_is_refused(merged, tiles, tmp_path):
@@ -439,9 +462,9 @@ def test_one_fold_alone_is_what_predict_run_takes(merged, tiles):
         predict_run(merged, tiles, "test")
 
 
-def test_a_crossval_whose_prediction_was_changed_is_resumed_as_it_is(merged, tiles, fake):
-    again = predict_folds(merged, tiles, changes={"factor": 2.0})
-    resumed = crossval("fake", tiles, merged.path, fake.Config(), Settings(resume=True))
+def test_a_second_crossval_of_other_options_is_resumed_as_it_is(merged, tiles, fake, tmp_path):
+    again = predict_folds(merged, tiles, changes={"factor": 2.0}, out=tmp_path / "second")
+    resumed = crossval("fake", tiles, again.path, fake.Config(), Settings(resume=True))
     assert resumed.scores("crossval") == again.scores("crossval")
     assert resumed.info["options"]["factor"] == 2.0
 

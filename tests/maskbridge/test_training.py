@@ -268,26 +268,62 @@ def test_predict_adds_the_part_and_its_cost_and_keeps_the_thresholds(train, tile
     assert not (run.path / "work").exists()
 
 
-def test_changed_options_are_kept_refit_the_thresholds_on_val_and_drop_older_predictions(train, fake, tiles):
+def test_other_options_in_place_are_refused_and_nothing_changes(train, fake, tiles, tree):
     run = predict_run(train(fold=0), tiles, "test")
-    before = {kind: entry["value"] for kind, entry in run.info["thresholds"]["0"].items()}
-    scores = run.scores("val")
+    before = tree(run.path)
     fake.asked.clear()
-    changed = predict_run(run, tiles, "val", changes={"factor": 10.0})
-    after = {kind: entry["value"] for kind, entry in changed.info["thresholds"]["0"].items()}
-    assert changed.info["options"]["factor"] == 10.0
-    assert after["image"] == pytest.approx(10 * before["image"])
-    assert after["detection"] == before["detection"]
-    assert changed.scores("val") == pytest.approx({i: 10 * score for i, score in scores.items()})
-    assert set(fake.asked) == set(tiles.split(0).val)
-    assert not changed.has("test")
+    line = "other options make another run; found factor 1.0 -> 10.0; name a folder for it with --out"
+    with pytest.raises(OptionError, match=line):
+        predict_run(run, tiles, "val", changes={"factor": 10.0})
+    assert tree(run.path) == before
+    assert not fake.asked
 
 
-def test_a_run_whose_prediction_was_changed_is_still_the_one_that_was_trained(train, fake, tiles):
-    predict_run(train(fold=0), tiles, "test", changes={"factor": 10.0})
-    assert train(fold=0, resume=True).info["options"]["factor"] == 10.0
+def test_what_changes_no_result_may_be_other_for_a_prediction_and_the_run_stays_what_it_is(train, fake, tiles):
+    fake.SAME_RESULT_OPTIONS = ("level",)
+    run = predict_run(train(fold=0), tiles, "test", changes={"level": 7})
+    assert run.info["options"]["level"] is None
+    assert set(run.scores("test")) == set(tiles.split(0).test)
+
+
+def test_a_second_run_of_other_options_is_still_the_one_that_was_trained(train, fake, tiles, tmp_path):
+    predict_run(train(fold=0), tiles, "test", changes={"factor": 10.0}, out=tmp_path / "second")
+    assert train(path=tmp_path / "second", fold=0, resume=True).info["options"]["factor"] == 10.0
     with pytest.raises(RunError, match=r"other options; found \{'factor': 1.0\}; expected \{'factor': 10.0\}"):
-        train(fake.Config(factor=10.0), fold=0, resume=True)
+        train(fake.Config(factor=10.0), path=tmp_path / "second", fold=0, resume=True)
+
+
+def test_what_a_killed_prediction_has_left_is_removed_by_the_next_and_never_taken(train, tiles):
+    run = train(fold=0)
+    for left in ("work/predicted", "predictions/.test.partial/maps", "predictions/.val.partial"):
+        (run.path / left).mkdir(parents=True)
+        (run.path / left / "99.npy").write_bytes(b"half")
+    run = predict_run(run, tiles, "test")
+    assert not (run.path / "work").exists()
+    assert sorted(path.name for path in (run.path / "predictions").iterdir()) == ["test", "val"]
+    assert {int(path.stem) for path in (run.path / "predictions/test/maps").iterdir()} == set(tiles.split(0).test)
+
+
+def test_of_two_commands_on_one_run_the_second_is_refused(train, fake, tiles, tree):
+    run, predict, refused = train(fold=0), fake.predict, []
+
+    def meanwhile(data, *rest):
+        before = tree(run.path)
+        for act in (
+            lambda: predict_run(run, tiles, "test"),
+            lambda: train(fold=0, overwrite=True),
+            lambda: train(fold=0, resume=True),
+        ):
+            with pytest.raises(MaskbridgeError, match="run: another command is working on it; wait until it is done"):
+                act()
+            refused.append(act)
+        assert tree(run.path) == before
+        yield from predict(data, *rest)
+
+    fake.predict = meanwhile
+    done = predict_run(run, tiles, "test")
+    assert len(refused) == 3
+    assert set(done.scores("test")) == set(tiles.split(0).test)
 
 
 def test_options_that_stay_as_they_were_are_no_change(train, tiles, fake):
@@ -301,7 +337,7 @@ def test_options_that_stay_as_they_were_are_no_change(train, tiles, fake):
 def test_official_refuses_changed_options_and_has_no_val(train, tiles, tree):
     run = predict_run(train(fold="official"), tiles, "test")
     before = tree(run.path)
-    with pytest.raises(OptionError, match="thresholds of the official split were set with other options"):
+    with pytest.raises(OptionError, match="thresholds of the official split are those of the training"):
         predict_run(run, tiles, "test", changes={"factor": 2.0})
     with pytest.raises(RunError, match="fold official has no part val"):
         predict_run(run, tiles, "val")
@@ -399,9 +435,9 @@ def test_a_second_run_in_or_around_the_first_is_refused_even_to_replace_it(train
 def test_official_has_no_second_run(train, tiles, tree, tmp_path):
     run = train(fold="official")
     before = tree(tmp_path)
-    with pytest.raises(OptionError, match="a second run fits its thresholds on val, and the official split has none"):
+    with pytest.raises(OptionError, match="there is no val to fit others on; found --out; train again"):
         predict_run(run, tiles, "test", out=tmp_path / "second")
-    with pytest.raises(OptionError, match="thresholds of the official split were set with other options"):
+    with pytest.raises(OptionError, match="thresholds of the official split are those of the training"):
         predict_run(run, tiles, "test", changes={"factor": 2.0}, out=tmp_path / "second")
     assert tree(tmp_path) == before
 
@@ -410,7 +446,7 @@ def test_official_has_no_second_run(train, tiles, tree, tmp_path):
 @pytest.mark.parametrize("asked", ["val", "test"])
 @pytest.mark.parametrize(
     ("changes", "out", "overwrite"),
-    [({}, None, False), ({"factor": 2.0}, None, False), ({}, "new", False), ({"factor": 2.0}, "old", True)],
+    [({}, None, False), ({}, "new", False), ({"factor": 2.0}, "old", True)],
 )
 def test_a_prediction_that_fails_half_way_leaves_every_run_as_it_was(
     train, fake, tiles, tree, tmp_path, error, asked, changes, out, overwrite
@@ -473,7 +509,7 @@ def test_truth_given_goes_by_the_options_of_the_prediction_and_leaves_no_thresho
     honest = predict_run(run, tiles, "test", changes={"factor": 2.0}, out=tmp_path / "honest")
     assert honest.info["truth_given"] is None
     assert all(entry["value"] is not None for entry in honest.info["thresholds"]["0"].values())
-    back = predict_run(honest, tiles, "test", changes={"factor": 1.0})
+    back = predict_run(honest, tiles, "test", changes={"factor": 1.0}, out=tmp_path / "back")
     assert back.info["truth_given"] == "boxes of the defects"
     assert all(entry["value"] is None for entry in back.info["thresholds"]["0"].values())
 
@@ -534,15 +570,77 @@ def interrupted(train, fake, path):
     fake.train = going_on
 
 
-def test_a_kill_while_predictions_are_exchanged_leaves_none_of_other_options(train, fake, tiles, monkeypatch):
-    run = predict_run(train(), tiles, "test")
+def test_a_kill_before_run_json_says_of_the_prediction_leaves_the_run_as_it_was_said(train, tiles, monkeypatch):
+    run = train(fold=0)
 
     def killed(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("maskbridge.predicting._replace_predictions", killed)
+    monkeypatch.setattr(Run, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        predict_run(run, tiles, "test", changes={"factor": 3.0})
-    again = Run.open(run.path)
-    assert again.info["options"]["factor"] == 3.0
-    assert not again.has("test")
+        predict_run(run, tiles, "test")
+    assert Run.open(run.path).info == run.info
+
+
+@pytest.mark.parametrize("error", [OptionError("no such weights"), KeyboardInterrupt()], ids=["refused", "ctrl-c"])
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_is_replaced_only_by_one_that_is_whole(train, fake, tiles, tree, tmp_path, error, resume, finished):
+    """Whatever ends the training, the run that is there stays; nothing lies beside it but what can be gone on with."""
+    whole = fake.train
+    if finished:
+        before = tree(predict_run(train(fold=0), tiles, "test").path)
+    else:
+        interrupted(train, fake, tmp_path / "run")
+        before = tree(tmp_path / "run")
+
+    def failing(data, config, weights, context):
+        (context.work / "epoch.txt").write_text("3")
+        raise error
+
+    fake.train = failing
+    with pytest.raises(type(error)):
+        train(fold=0, overwrite=True, resume=resume)
+    assert tree(tmp_path / "run") == before
+    assert [path.name for path in tmp_path.glob(".*")] == ([".run.partial"] if resume else [])
+    left = []
+
+    def going_on(data, config, weights, context):
+        left.append((context.work / "epoch.txt").is_file())
+        return whole(data, config, weights, context)
+
+    fake.train = going_on
+    new = train(fold=0, overwrite=True, resume=resume)
+    assert left == [resume]
+    assert new.path == tmp_path / "run"
+    assert Run.open(new.path).info == new.info
+    assert not new.has("test")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "work/started.json"])
+def test_a_folder_with_a_file_of_our_name_that_is_not_ours_is_never_replaced(train, tree, tmp_path, name):
+    (tmp_path / "run" / "work").mkdir(parents=True)
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    (tmp_path / "run" / name).write_text('{"config": {"dataset": "mine"}, "options": {}}')
+    before = tree(tmp_path)
+    for settings in ({"overwrite": True}, {"resume": True}, {"overwrite": True, "resume": True}):
+        with pytest.raises(RunError, match="is not empty and no run"):
+            train(**settings)
+    assert tree(tmp_path) == before
+
+
+def test_a_kill_in_the_first_moments_leaves_nothing_that_stands_in_the_way(train, tmp_path, monkeypatch):
+    """The folder appears with its claim, whole; before that there is only what the next command removes."""
+
+    def killed(*args, **options):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("maskbridge.run_folders.write_json", killed)
+        patch.setattr("maskbridge.folders._remove", lambda *_: None)  # as a kill leaves it
+        with pytest.raises(SystemExit):
+            train(fold=0)
+    assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
+    train(fold=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
