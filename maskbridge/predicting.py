@@ -27,6 +27,7 @@ from maskbridge.meters import Clock, PhaseMeter
 from maskbridge.options import from_stored
 from maskbridge.predictions import Run, refuse_not_finite, write_predictions
 from maskbridge.progress import say
+from maskbridge.run_folders import clear
 from maskbridge.thresholds import fold_thresholds
 
 
@@ -86,7 +87,7 @@ def predict_run(
         )
     if out is None:
         with held(run.path):
-            _clear(run.path)
+            clear(run.path)
             info = _predict_into(run.path, run, run.info, approach, dataset, config, (part,), device)
     else:
         info = {
@@ -134,13 +135,6 @@ def _predict_into(
         return Run(folder, info).save().info
     finally:
         shutil.rmtree(context.work, ignore_errors=True)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what killed commands have left in a finished run that is held."""
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    for left in (folder / "predictions").glob(".*.partial"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

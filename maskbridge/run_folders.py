@@ -18,7 +18,7 @@ from typing import Any
 
 from maskbridge.errors import RunError
 from maskbridge.files import read_json, write_json
-from maskbridge.folders import beside, held, is_ours, move_in, recover, refuse_working_folder, told_of
+from maskbridge.folders import beside, held, is_ours, move_in, recover, refuse_working_folder
 from maskbridge.predictions import Run
 
 #: What decides whether two trainings are the same one.
@@ -58,7 +58,8 @@ def claimed(
 
     Raises:
         RunError: When the folder is taken, or the run in it was started with something else.
-        MaskbridgeError: When another command works on it, or the disk is full.
+        MaskbridgeError: When another command works on it.
+        OSError: When the disk is full or the place cannot be written; it names a file, or the run.
     """
     recover(path)
     if os.path.lexists(path) and (not path.is_dir() or path.is_symlink()):
@@ -80,8 +81,19 @@ def claimed(
         claim = _gone_on_with(path, info, free)
     else:
         claim = _new(path, info)
-    with told_of(path), claim as mine:
-        yield mine
+    try:
+        with claim as mine:
+            yield mine
+    except OSError as error:  # a library that does not say which file the disk was too full for
+        error.filename = error.filename or str(path)
+        raise
+
+
+def clear(folder: Path) -> None:
+    """Remove what killed commands have left in a finished run that is held."""
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    for left in (folder / "predictions").glob(".*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -104,6 +116,7 @@ def _gone_on_with(path: Path, info: Mapping[str, Any], free: Collection[str]) ->
         run = Run.open(path)
         trained = run.info.get("trained_options", run.info["options"])  # those of a second run are of its prediction
         _refuse_other(path, {**run.info, "options": trained}, info, free)
+        clear(path)
         yield Claim(path, run)
 
 

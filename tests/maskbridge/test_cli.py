@@ -131,9 +131,10 @@ def test_presets_and_options_of_an_approach(call, fake, tiles, tmp_path):
 
 
 def test_predict_offers_the_options_of_the_runs_approach_wherever_they_stand(call, trained, tiles, tmp_path):
-    code, out, err = call("predict", "--part", "val", "--factor", 4, trained, tiles.path)
-    assert (code, out) == (0, f"{trained / 'predictions' / 'val'}\n"), err
-    assert Run.open(trained).info["options"]["factor"] == 4.0
+    code, out, err = call("predict", "--part", "val", "--factor", 4, trained, tiles.path, "--out", tmp_path / "second")
+    assert (code, out) == (0, f"{tmp_path / 'second' / 'predictions' / 'val'}\n"), err
+    assert Run.open(tmp_path / "second").info["options"]["factor"] == 4.0
+    assert "name a folder for it with --out" in call("predict", trained, tiles.path, "--factor", 4)[2]
     assert "--factor FACTOR" in call("predict", trained, tiles.path, "--help")[1]
     code, _, err = call("predict", trained, tiles.path, "--level", 4)
     assert code == 2
@@ -186,15 +187,12 @@ def test_the_run_to_predict_with_is_told_from_runs_that_options_name(call, train
     assert (info["approach"], info["options"]["factor"]) == ("fake", 3.0)
 
 
-@pytest.mark.parametrize("out", [None, "second"])
-def test_a_merged_run_is_predicted_fold_by_fold(call, refused, fake, tiles, tmp_path, out):
+def test_a_merged_run_is_predicted_fold_by_fold(call, refused, fake, tiles, tmp_path):
     assert call("crossval", "fake", tiles.path, tmp_path / "all")[1] == f"{tmp_path / 'all'}\n"
-    line = refused(
-        "predict", tmp_path / "all", tiles.path, "--part", "val", *(["--out", tmp_path / out] if out else [])
-    )
+    line = refused("predict", tmp_path / "all", tiles.path, "--part", "val", "--out", tmp_path / "second")
     assert f"is a merged cross-validation; found --part val; predict one fold: {tmp_path / 'all'}/fold0" in line
-    words = ["predict", tmp_path / "all", tiles.path, "--factor", 7, *(["--out", tmp_path / out] if out else [])]
-    path = tmp_path / (out or "all")
+    path = tmp_path / "second"
+    words = ["predict", tmp_path / "all", tiles.path, "--factor", 7, "--out", path]
     assert call(*words)[:2] == (0, f"{path / 'predictions' / 'crossval'}\n")
     factors = {Run.open(run).info["options"]["factor"] for run in (path, *(path / f"fold{n}" for n in range(3)))}
     assert factors == {7.0}
