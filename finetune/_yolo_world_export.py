@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from finetune._yolo_world_models import load
+from finetune._yolo_world_ultralytics import load
 from maskbridge.errors import OptionError
 from maskbridge.files import write_bytes
 

@@ -87,12 +87,12 @@ def sealed(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def command(sealed):
-    """Run maskbridge there."""
+def command(sealed, no_network):
+    """Run maskbridge there, without a network."""
     environment = {
         **os.environ,
         "HOME": str(sealed / "home"),
-        "PYTHONPATH": str(sealed / "modules"),
+        "PYTHONPATH": os.pathsep.join([str(sealed / "modules"), no_network[0]]),
         "MASKBRIDGE_CACHE": str(sealed / "cache"),
         "ULTRALYTICS_API_KEY": "a key that must not be used",
         "OMP_NUM_THREADS": "1",
