@@ -79,7 +79,7 @@ def sealed(tmp_path_factory):
     for name in ("home", "cwd", "modules/pip"):
         (folder / name).mkdir(parents=True)
     trace = f"open({str(folder / 'reached out')!r}, 'w').close()\n"
-    for name in ("clip", "clearml", "comet_ml", "dvclive", "mlflow", "ray", "wandb"):
+    for name in ("clip", "clearml", "comet_ml", "dvclive", "mlflow", "ray", "wandb", "ultralytics_platform"):
         (folder / "modules" / f"{name}.py").write_text(trace)
     (folder / "modules" / "pip" / "__init__.py").write_text("")
     (folder / "modules" / "pip" / "__main__.py").write_text(trace)
