@@ -64,6 +64,8 @@ def tokenize(given, **_):
 PLAIN = """
 import json, sys
 from ultralytics import YOLOWorld
+from ultralytics.data import utils
+utils.check_font = lambda font: None  # it would ask a server for one
 given = json.loads(sys.argv[1])
 model = YOLOWorld(given.pop("yaml"))
 if given.get("pretrained"): model = model.load(given["pretrained"])
@@ -93,6 +95,7 @@ def plain(out: Path, data: Path, **options: Any) -> Path:
         **os.environ,
         "PYTHONPATH": f"{out / 'modules'}:{Path(__file__).parents[1]}",
         "YOLO_CONFIG_DIR": str(out), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false",
+        "ULTRALYTICS_API_KEY": "",
     }  # fmt: skip
     with (out / "log").open("w") as log:
         subprocess.run([sys.executable, "-c", PLAIN, json.dumps(given)], check=True, env=environment, stdout=log,

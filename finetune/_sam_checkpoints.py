@@ -24,26 +24,15 @@ from maskbridge.weights import AUTO, NONE, Download, find_backbone, find_local, 
 if TYPE_CHECKING:
     from finetune.sam import Config
 
-CHECKPOINTS_URL = "https://dl.fbaipublicfiles.com/segment_anything"
-MOBILE_SAM_URL = "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights"
-#: Official checkpoints: address and SHA-256.
+_META = "https://dl.fbaipublicfiles.com/segment_anything"
+#: Where official checkpoints are offered; the last part is the file's name. Neither publisher states a SHA-256 of them
+#: (https://github.com/facebookresearch/segment-anything#model-checkpoints, https://github.com/ChaoningZhang/MobileSAM),
+#: so none is fetched.
 CHECKPOINTS = {
-    "vit_b": (
-        f"{CHECKPOINTS_URL}/sam_vit_b_01ec64.pth",
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    ),
-    "vit_l": (
-        f"{CHECKPOINTS_URL}/sam_vit_l_0b3195.pth",
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    "vit_h": (
-        f"{CHECKPOINTS_URL}/sam_vit_h_4b8939.pth",
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
-    "vit_t": (
-        f"{MOBILE_SAM_URL}/mobile_sam.pt",
-        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-    ),
+    "vit_b": f"{_META}/sam_vit_b_01ec64.pth",
+    "vit_l": f"{_META}/sam_vit_l_0b3195.pth",
+    "vit_h": f"{_META}/sam_vit_h_4b8939.pth",
+    "vit_t": "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
 }
 #: A file of the prompt encoder and mask decoder alone, looked for before a whole checkpoint.
 DECODER_NAME = "sam_prompt_encoder_and_mask_decoder"
@@ -64,14 +53,14 @@ def start(config: Config) -> tuple[Model, str]:
     arch = resolve_arch(config)
     model = build(arch, backbone=config.backbone, image_size=config.image_size)
     model = replace(model, box_mask=config.box_mask == "yes" or (config.box_mask == AUTO and bool(model.own_neck())))
-    url, pin = CHECKPOINTS.get(arch, CHECKPOINTS["vit_b"])
-    name = url.rsplit("/", 1)[-1]
+    url = CHECKPOINTS.get(arch, CHECKPOINTS["vit_b"])
     if arch in CHECKPOINTS:
-        names, what, remedy = [name], f"SAM {arch}", "or choose --arch backbone or --arch tiny --weights none"
+        names, what, remedy = [_name(arch)], f"SAM {arch}", "or choose --arch backbone or --arch tiny --weights none"
     else:
-        names = [DECODER_NAME, *(url.rsplit("/", 1)[-1] for url, _ in CHECKPOINTS.values())]
+        names = [DECODER_NAME, *map(_name, CHECKPOINTS)]
         what, remedy = "SAM's prompt encoder and mask decoder", "or ask for random ones with --weights none"
-    path = find_weights(config.weights, names=names, what=what, url=url, sha256=pin, remedy=remedy)
+    offered = f"{what} (not fetched, as its publisher states no SHA-256; offered at {url})"
+    path = find_weights(config.weights, names=names, what=offered, remedy=remedy)
     source = NONE if path is None else path.name
     if arch in CHECKPOINTS:
         if path is not None and not load_weights(model, path):
@@ -92,6 +81,10 @@ def start(config: Config) -> tuple[Model, str]:
     return model, f"{source}, image encoder: {NONE if backbone is None else backbone.name}"
 
 
+def _name(arch: str) -> str:
+    return CHECKPOINTS[arch].rsplit("/", 1)[-1]
+
+
 def resolve_arch(config: Config) -> str:
     """The arch that `auto` stands for, by the weights that are at hand."""
     if config.arch != AUTO:
@@ -102,7 +95,7 @@ def resolve_arch(config: Config) -> str:
     named = re.search(r"vit_[blht]", name)
     if named or name.startswith("mobile_sam"):
         return named.group() if named else "vit_t"
-    if config.weights == AUTO and find_local([CHECKPOINTS["vit_b"][0].rsplit("/", 1)[-1]]):
+    if config.weights == AUTO and find_local([_name("vit_b")]):
         return "vit_b"
     if config.backbone_weights != AUTO or find_local([config.backbone, f"tf_{config.backbone}"]):
         return "backbone"
@@ -197,14 +190,18 @@ def load_backbone(model: Model, path: Path) -> None:
 
 
 def backbone_download(backbone: str) -> Download | None:
-    """Torchvision's own pinned download of a backbone's weights; None where it has none."""
+    """Torchvision's own download of a backbone's weights, checked by the digits in its name; None where it has none."""
     try:
         weights = models.get_model_weights(backbone).DEFAULT
     except (ValueError, AttributeError):
         return None
 
     def download(folder: Path) -> Path:
-        weights.get_state_dict(check_hash=True, model_dir=str(folder))
+        say(f"fetching {weights.url} into {folder}, checked by the 8 digits of its SHA-256 that torchvision states")
+        try:
+            weights.get_state_dict(check_hash=True, progress=False, model_dir=str(folder))
+        except RuntimeError as error:
+            raise WeightsError("the download cannot be used", where=weights.url, found=str(error)) from error
         return folder / str(weights.url).rsplit("/", 1)[-1]
 
     return download

@@ -6,13 +6,13 @@ export_onnx(Path("runs/bottle-yolo-world-0/weights/best.pt"), 320, Path("defects
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import warnings
 from pathlib import Path
 
-from finetune._yolo_world_models import load
+from finetune._yolo_world_ultralytics import load
 from maskbridge.errors import OptionError
 from maskbridge.files import write_bytes
+from maskbridge.folders import scratch_folder
 
 
 def export_onnx(checkpoint: Path, imgsz: int, out: Path) -> None:
@@ -32,8 +32,8 @@ def export_onnx(checkpoint: Path, imgsz: int, out: Path) -> None:
     load(checkpoint)
     from ultralytics import YOLOWorld
 
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "model.pt"  # Ultralytics writes beside the checkpoint
+    with scratch_folder("onnx") as folder:
+        copy = folder / "model.pt"  # Ultralytics writes beside the checkpoint
         copy.write_bytes(checkpoint.read_bytes())
         with warnings.catch_warnings():  # of torch's exporter, about itself
             warnings.simplefilter("ignore")

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from finetune import _yolo_world_trainer as ultralytics
 from finetune._yolo_world_data import Prepared
-from finetune._yolo_world_models import is_finished, load, strip_optimizer
+from finetune._yolo_world_models import is_finished
+from finetune._yolo_world_ultralytics import read
 from maskbridge.approach import Context
 from maskbridge.errors import OptionError
 from maskbridge.files import read_json, write_bytes, write_text
 from maskbridge.progress import say
+
+from ultralytics.utils.torch_utils import strip_optimizer  # isort: skip
 
 if TYPE_CHECKING:
     from finetune.yolo_world import Config
@@ -32,6 +35,7 @@ def fit(config: Config, context: Context, prepared: Prepared, *, start: Path | N
 
     Raises:
         OptionError: When memory is too small, or a process on one of several GPUs fails.
+        WeightsError: When a checkpoint of this training cannot be read.
     """
     folder = context.work / "ultralytics"
     overrides = _overrides(config, context, prepared, start, scale, device)
@@ -39,7 +43,7 @@ def fit(config: Config, context: Context, prepared: Prepared, *, start: Path | N
     last = folder / ultralytics.RESUME
     if context.resume and last.is_file():
         # Ultralytics writes best.pt in place: it may be half a file.
-        load(folder / ultralytics.KEPT_BEST)  # safely, before Ultralytics reads it in other ways
+        read(folder / ultralytics.KEPT_BEST)
         write_bytes(folder / "weights" / "best.pt", (folder / ultralytics.KEPT_BEST).read_bytes())
         if (folder / ultralytics.FINISHED).is_file() or is_finished(last):  # killed after the last epoch
             strip_optimizer(folder / "weights" / "best.pt")

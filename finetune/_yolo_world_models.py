@@ -9,22 +9,20 @@ Importing this module imports torch and ultralytics. Ultralytics is AGPL-3.0.
 from __future__ import annotations
 
 import io
-import pickle
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune._yolo_world_text import Features
-from finetune._yolo_world_trainer import set_features  # the environment is set before Ultralytics is imported
+from finetune._yolo_world_trainer import set_features  # before Ultralytics itself
+from finetune._yolo_world_ultralytics import load, read
 from maskbridge.errors import OptionError, WeightsError
 from maskbridge.files import write_bytes
 
 import torch  # isort: skip
 from ultralytics import YOLOWorld  # isort: skip
-from ultralytics.nn.tasks import DetectionModel, WorldModel, load_checkpoint, torch_safe_load  # isort: skip
+from ultralytics.nn.tasks import DetectionModel, WorldModel  # isort: skip
 from ultralytics.utils import ROOT, YAML  # isort: skip
-from ultralytics.utils.torch_utils import strip_optimizer as strip_optimizer  # isort: skip
 
 
 def scale_of(checkpoint: Path) -> str:
@@ -44,35 +42,6 @@ def scale_of(checkpoint: Path) -> str:
             found=f"{type(model).__name__} of {config.get('yaml_file', 'unknown')}",
         )
     return scale
-
-
-def load(checkpoint: Path) -> Any:
-    """Load an Ultralytics checkpoint with its safe loader.
-
-    Raises:
-        WeightsError: When it is missing, or holds anything but tensors and Ultralytics' own classes.
-    """
-    if not checkpoint.is_file():  # Ultralytics would look it up on the network
-        raise WeightsError("no such file", where=checkpoint)
-    try:
-        with warnings.catch_warnings():  # what torch warns of ends in the error below, or is harmless
-            warnings.simplefilter("ignore")
-            return load_checkpoint(checkpoint)[0]
-    except (OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError, EOFError, ImportError,
-            AssertionError, pickle.UnpicklingError) as error:  # fmt: skip
-        raise WeightsError(
-            "cannot be read as an Ultralytics checkpoint",
-            where=checkpoint,
-            found=_plainly(error),
-        ) from error
-
-
-def _plainly(error: BaseException) -> str:
-    """What went wrong, without Ultralytics' advice on models of its own."""
-    text = str(error).split("\n", 1)[0]
-    if "outside the supported" in text or "yolo predict" in text:
-        return "no checkpoint, or objects in it that are not Ultralytics' own"
-    return text[:200]
 
 
 def asked_for(checkpoint: Path, scale: str, names: Sequence[str], features: Features) -> Any:
@@ -99,8 +68,12 @@ def asked_for(checkpoint: Path, scale: str, names: Sequence[str], features: Feat
 
 
 def is_finished(checkpoint: Path) -> bool:
-    """Whether a checkpoint of a training in progress is that of its last epoch."""
-    content = load_checkpoint(checkpoint)[1]
+    """Whether a checkpoint of a training in progress is that of its last epoch.
+
+    Raises:
+        WeightsError: When it cannot be read.
+    """
+    content = read(checkpoint)
     return bool(content["epoch"] + 1 >= content["train_args"]["epochs"])
 
 
@@ -114,8 +87,11 @@ def keep_classes(checkpoint: Path, names: list[str], out: Path) -> int:
 
     Returns:
         Number of the model's parameters.
+
+    Raises:
+        WeightsError: When the checkpoint cannot be read.
     """
-    content = torch_safe_load(checkpoint, safe_only=True)[0]
+    content = read(checkpoint)
     model = content["ema"] or content["model"]
     if len(model.names) != len(names):
         set_features(model, model.txt_feats[0, : len(names)])

@@ -1,10 +1,13 @@
-"""Start weights of YOLO-World: a file, an official name fetched by Ultralytics, or what lies in the weights folder.
+"""Start weights of YOLO-World: a file, or what lies in the weights folder; nothing is fetched.
 
 path, scale = start_weights("yolov8s-worldv2", "auto")
+
+No SHA-256 is known that Ultralytics states of its checkpoints, by which a download could be told from another file.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,13 @@ from typing import Any
 from maskbridge.approach import TrainData
 from maskbridge.errors import OptionError, WeightsError
 from maskbridge.run_info import read_run_info
-from maskbridge.weights import AUTO, NONE, cache_folder, find_local
+from maskbridge.weights import AUTO, NONE, WEIGHTS_VARIABLE, cache_folder, find_local
 
 SCALES = tuple("nsmlx")
 #: Official checkpoints; YOLO-World has none of scale n.
 OFFICIAL = (*(f"yolov8{scale}-worldv2" for scale in "smlx"), *(f"yolov8{scale}" for scale in SCALES))
+#: Where Ultralytics offers them.
+PAGE = "https://github.com/ultralytics/assets/releases"
 _ELSE = re.compile(r"-(seg|cls|pose|obb|oiv7|world(?!v2))")
 _SMALLEST = "yolov8s-worldv2"
 _SCALE_OF_NONE = "n"
@@ -94,7 +99,7 @@ def _find(option: str, scale: str) -> Path:
         found = find_local(names, _is_detector)
         if found is not None:
             return found
-        return _official(_SMALLEST if scale in (AUTO, "n") else f"yolov8{scale}-worldv2")
+        raise _not_here(_SMALLEST if scale in (AUTO, "n") else f"yolov8{scale}-worldv2")
     path = Path(option).expanduser()
     if path.is_file():
         return path
@@ -103,8 +108,10 @@ def _find(option: str, scale: str) -> Path:
     name = option.removesuffix(".pt")
     if name in OFFICIAL:
         local = find_local([f"{name}.pt"])
-        return local if local is not None else _official(name)
-    if path.suffix or len(path.parts) > 1:  # never handed on: Ultralytics would look it up on the network
+        if local is None:
+            raise _not_here(name)
+        return local
+    if path.suffix or len(path.parts) > 1:  # a name that is not official is no path
         raise WeightsError("no such file", where=path, remedy="give a checkpoint, an official name, or --weights none")
     raise OptionError(
         "no official checkpoint of this name",
@@ -119,32 +126,12 @@ def _is_detector(path: Path) -> bool:
     return path.suffix == ".pt" and not _ELSE.search(path.stem)
 
 
-def _official(name: str) -> Path:
-    """An official checkpoint by Ultralytics' own download, kept in the cache."""
-    target = cache_folder() / f"{name}.pt"
-    if target.is_file():
-        return target
-    from ultralytics.utils.downloads import attempt_download_asset
-
-    from finetune import _yolo_world_trainer  # noqa: F401  # keeps Ultralytics' settings out of the user's home
-    from maskbridge.progress import say
-
-    say(f"fetching {name}.pt into {target.parent}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        found = Path(attempt_download_asset(target))
-    except Exception as error:  # Ultralytics raises whatever its HTTP client does
-        raise _no_weights(target, error) from error
-    if not found.is_file():
-        raise _no_weights(target, "nothing was fetched")
-    return found
-
-
-def _no_weights(target: Path, reason: object) -> WeightsError:
+def _not_here(name: str) -> WeightsError:
+    place = os.environ.get(WEIGHTS_VARIABLE) or cache_folder()
     return WeightsError(
-        "start weights cannot be had",
-        where=target.name,
-        found=str(reason).split("\n", 1)[0][:200],
-        expected=f"{target.name} in MASKBRIDGE_WEIGHTS or {target.parent}",
-        remedy="give a YOLOv8 or YOLO-World checkpoint with --weights FILE, or --weights none for a random start",
+        "start weights are not here, and not fetched, as no SHA-256 is known that Ultralytics states",
+        where=f"{name}.pt",
+        expected=f"in {place}",
+        remedy=f"fetch it from {PAGE} and put it there, give a YOLOv8 or YOLO-World checkpoint with --weights FILE, "
+        "or --weights none for a random start",
     )

@@ -37,7 +37,8 @@ DIMENSIONS = 512
 HASHED = "hashed"
 #: What open-clip-torch calls the architecture of OpenAI's weights.
 ARCHITECTURE = "ViT-B-32-quickgelu"
-#: OpenAI's own file, a TorchScript program; its address holds its SHA-256.
+#: OpenAI's own file, a TorchScript program. OpenAI states its SHA-256 in the address, against which its own loader
+#: checks it: `_MODELS` and `_download` in https://github.com/openai/CLIP/blob/main/clip/clip.py.
 WEIGHTS_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
 WEIGHTS_URL = f"https://openaipublic.azureedge.net/clip/models/{WEIGHTS_SHA256}/ViT-B-32.pt"
 #: Names in the weights folder: a state dict of open-clip-torch, or the file above.

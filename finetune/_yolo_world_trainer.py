@@ -1,5 +1,4 @@
-# ruff: noqa: E402, I001 - the environment is set before Ultralytics is imported
-"""Ultralytics' own YOLO-World trainer, kept from reaching out: no CLIP install, no network, no global settings.
+"""Ultralytics' own YOLO-World trainer with given text features, atomic checkpoints and no surprises.
 
 Text features are ours and lie beside `data.yaml`; everything else (losses, augmentation, optimiser, validation,
 several GPUs) is Ultralytics'. Importing this module imports torch and ultralytics. Ultralytics is AGPL-3.0.
@@ -7,42 +6,21 @@ several GPUs) is Ultralytics'. Importing this module imports torch and ultralyti
 
 from __future__ import annotations
 
-import atexit
-import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from maskbridge.memory import keep_freed_memory
 from finetune._yolo_world_text import read_features
-from maskbridge.errors import DatasetError, OptionError
+from finetune._yolo_world_ultralytics import read  # before Ultralytics itself
+from maskbridge.errors import DatasetError
 from maskbridge.files import write_bytes, write_json
+from maskbridge.memory import keep_freed_memory
 
-# Before the first import of ultralytics: settings, fonts and caches go to a folder that goes away with the process.
-_CONFIG_FOLDER = tempfile.mkdtemp(prefix="maskbridge-ultralytics-")
-atexit.register(shutil.rmtree, _CONFIG_FOLDER, ignore_errors=True)
-os.environ.update(
-    YOLO_CONFIG_DIR=_CONFIG_FOLDER,
-    YOLO_OFFLINE="true",
-    YOLO_AUTOINSTALL="false",
-    YOLO_VERBOSE="false",
-    ULTRALYTICS_SAFE_LOAD="true",
-)
-os.environ.pop("ULTRALYTICS_API_KEY", None)  # with it every training would be reported to Ultralytics' platform
-
-import numpy as np
-import torch
-import ultralytics
-from ultralytics.data import base, dataset
-from ultralytics.engine import trainer as engine
-from ultralytics.engine import validator
-from ultralytics.models.yolo.world.train import WorldTrainer
-from ultralytics.nn import tasks
-from ultralytics.nn.tasks import WorldModel
-from ultralytics.utils import LOGGER, RANK, SETTINGS, torch_utils
-
+import numpy as np  # isort: skip
+import torch  # isort: skip
+from ultralytics.models.yolo.world.train import WorldTrainer  # isort: skip
+from ultralytics.nn.tasks import WorldModel  # isort: skip
+from ultralytics.utils import RANK, dist  # isort: skip
 
 #: What a training leaves in its folder for the next start: checkpoints that are never half-written.
 RESUME, KEPT_BEST = "resume.pt", "kept-best.pt"
@@ -54,30 +32,8 @@ FEATURES = "text-features.npz"
 MOST_EPOCHS = "most-epochs.txt"
 #: In the folder above: how many tensors of the start weights fitted.
 TRANSFERRED = "transferred.json"
-#: Ultralytics leaves one core free, which on two cores halves the speed.
-torch_utils.NUM_THREADS = torch.get_num_threads()
-
-
-def _silent(bar: Any) -> Any:
-    return lambda *args, **options: bar(*args, **{**options, "disable": True})
-
 
 keep_freed_memory()
-for _module in (base, dataset, engine, validator):  # bars that are drawn even where standard error is no terminal
-    _module.TQDM = _silent(_module.TQDM)
-for _service in ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb"):
-    dict.__setitem__(SETTINGS, _service, False)  # in memory alone: a service that is installed is not written to
-engine.check_amp = lambda model: True  # it would fetch another model and compare boxes
-
-if not getattr(getattr(tasks, "_SafeLoad", None), "SUPPORTED", False):
-    raise OptionError(
-        "this Ultralytics or PyTorch cannot read checkpoints without running code in them",
-        found=f"ultralytics {ultralytics.__version__}, torch {torch.__version__}",
-        expected="ultralytics 8.4.190 and torch 2.6, or later",
-    )
-# As the variables above, also where somebody imported ultralytics before.
-tasks.SAFE_LOAD = True
-LOGGER.setLevel(logging.ERROR)
 
 
 class TooLittleMemory(Exception):
@@ -86,6 +42,12 @@ class TooLittleMemory(Exception):
 
 class Trainer(WorldTrainer):  # type: ignore[misc]
     """`WorldTrainer` with given text features, atomic checkpoints, and no silent halving of the batch."""
+
+    def train(self) -> None:
+        """Train; what processes on several GPUs tell each other through files lies with everything else of the run."""
+        dist.USER_CONFIG_DIR = Path(self.save_dir)
+        os.environ["YOLO_CONFIG_DIR"] = str(self.save_dir)
+        super().train()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """Build the model, load the start weights, and note how many tensors fitted."""
@@ -116,6 +78,17 @@ class Trainer(WorldTrainer):  # type: ignore[misc]
         if self.stop:
             write_bytes(Path(self.save_dir) / FINISHED, b"")
         return done
+
+    def final_eval(self) -> None:
+        """Ultralytics' own, of checkpoints that can be read: it passes over others without a word.
+
+        Raises:
+            WeightsError: When one cannot, such as one that was replaced while training went on.
+        """
+        if RANK in {-1, 0}:
+            for checkpoint in (self.last, self.best):
+                read(checkpoint)
+        super().final_eval()
 
     def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
         """Build it, and see that Ultralytics has left no image out, which it does in silence.

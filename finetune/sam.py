@@ -52,7 +52,7 @@ class Config:
     are."""
 
     weights: str = AUTO
-    """SAM's weights: a checkpoint, auto (look it up, else download it) or none (random). backbone and tiny
+    """SAM's weights: a checkpoint, auto (look it up; it is not fetched) or none (random). backbone and tiny
     take the prompt encoder and mask decoder from it; so does any other from a checkpoint of these two alone."""
 
     backbone: str = "mobilenet_v2"

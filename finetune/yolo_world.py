@@ -48,8 +48,8 @@ class Config:
 
     weights: str = AUTO
     """start weights: a YOLO-World or plain YOLOv8 checkpoint, none (random), an official name (yolov8s-worldv2; s, m,
-    l and x have one), fetched by Ultralytics, or auto: the first yolov8*-worldv2*.pt, else yolov8*.pt, in
-    MASKBRIDGE_WEIGHTS or the cache, else yolov8s-worldv2"""
+    l and x have one) in MASKBRIDGE_WEIGHTS or the cache, or auto: the first yolov8*-worldv2*.pt there, else
+    yolov8*.pt; nothing is fetched"""
     scale: Literal["auto", "n", "s", "m", "l", "x"] = "auto"
     """model scale that the weights must have; auto: that of the weights, n where they are none"""
     prompt: tuple[str, ...] = ()
@@ -230,11 +230,11 @@ def export_model(format: str, config: Config, weights: Path, out: Path) -> None:
 
 
 def _open(checkpoint: Path) -> Any:
-    from finetune import _yolo_world_models
+    from finetune._yolo_world_ultralytics import load
 
     if not checkpoint.is_file():
         raise WeightsError("has no checkpoint", where=checkpoint.parent, expected=_CHECKPOINT, remedy="train again")
-    _yolo_world_models.load(checkpoint)  # safely, and with one line for what is no checkpoint
+    load(checkpoint)  # safely, and with one line for what is no checkpoint
     from ultralytics import YOLOWorld
 
     return YOLOWorld(checkpoint)

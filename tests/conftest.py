@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import struct
 import zlib
@@ -187,3 +188,38 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
         return line
 
     return run
+
+
+#: Refuses every program of Python, and those it starts, what leaves this machine, and notes what was asked for.
+NO_NETWORK = """
+import sys
+
+
+def refuse(event, given):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        asked = given[1][0] if isinstance(given[1], tuple) else None  # of a Unix socket: a path, or nothing
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        asked = given[0]
+    elif event == "subprocess.Popen":
+        words = [str(word) for word in ([given[1]] if isinstance(given[1], (str, bytes)) else given[1] or [given[0]])]
+        asked = words[0] if words[0].rsplit("/", 1)[-1] in ("curl", "wget") or "pip" in words[:3] else None
+    else:
+        return
+    asked = asked.decode() if isinstance(asked, bytes) else asked
+    if asked not in (None, "", "localhost", "::1", "0.0.0.0") and not str(asked).startswith("127."):
+        with open({log!r}, "a") as file:
+            file.write(event + " " + str(asked) + " by " + " ".join(sys.argv) + "\\n")
+        raise OSError("refused: " + str(asked))
+
+
+sys.addaudithook(refuse)
+"""
+
+
+@pytest.fixture(scope="session")
+def no_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """`PYTHONPATH` under which this checkout runs without a network, and the file that notes what was refused."""
+    folder = tmp_path_factory.mktemp("no_network")
+    (folder / "modules").mkdir()
+    (folder / "modules" / "sitecustomize.py").write_text(NO_NETWORK.replace("{log!r}", repr(str(folder / "asked"))))
+    return os.pathsep.join([str(folder / "modules"), str(Path(__file__).parents[1])]), folder / "asked"

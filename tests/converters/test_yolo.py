@@ -35,6 +35,7 @@ def ultralytics(tmp_path_factory):
         from ultralytics.data import YOLODataset
         from ultralytics.data.utils import check_det_dataset
 
+        patch.setattr("ultralytics.data.utils.check_font", lambda font: None)  # it would ask a server for one
         yield YOLODataset, check_det_dataset
 
 

@@ -79,7 +79,7 @@ def sealed(tmp_path_factory):
     for name in ("home", "cwd", "modules/pip"):
         (folder / name).mkdir(parents=True)
     trace = f"open({str(folder / 'reached out')!r}, 'w').close()\n"
-    for name in ("clip", "clearml", "comet_ml", "dvclive", "mlflow", "ray", "wandb"):
+    for name in ("clip", "clearml", "comet_ml", "dvclive", "mlflow", "ray", "wandb", "ultralytics_platform"):
         (folder / "modules" / f"{name}.py").write_text(trace)
     (folder / "modules" / "pip" / "__init__.py").write_text("")
     (folder / "modules" / "pip" / "__main__.py").write_text(trace)
@@ -87,12 +87,12 @@ def sealed(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def command(sealed):
-    """Run maskbridge there."""
+def command(sealed, no_network):
+    """Run maskbridge there, without a network."""
     environment = {
         **os.environ,
         "HOME": str(sealed / "home"),
-        "PYTHONPATH": str(sealed / "modules"),
+        "PYTHONPATH": os.pathsep.join([str(sealed / "modules"), no_network[0]]),
         "MASKBRIDGE_CACHE": str(sealed / "cache"),
         "ULTRALYTICS_API_KEY": "a key that must not be used",
         "OMP_NUM_THREADS": "1",

@@ -10,7 +10,6 @@ from segment_anything import sam_model_registry
 from finetune import _sam_answers, _sam_checkpoints, _sam_embeddings, _sam_model, _sam_training, sam
 from finetune._sam_lora import add_adapters, merge_adapters
 from maskbridge.errors import DatasetError, MaskbridgeError, OptionError, RunError, WeightsError
-from maskbridge.files import sha256_file
 
 VAL = (1, 7)
 
@@ -402,20 +401,39 @@ def test_two_machines_learn_what_one_does(command, sealed, plates, tmp_path, lab
     assert furthest(tmp_path / "alone", tmp_path / "both") < 1e-4
 
 
-@pytest.mark.parametrize("sound", [True, False])
-def test_a_checkpoint_is_fetched_and_only_the_pinned_one_is_used(server, monkeypatch, tmp_path, sound):
-    folder, url = server
-    source = _sam_model.build("tiny", backbone="", image_size=64).sam
-    torch.save(source.state_dict(), folder / "sam_vit_b_01ec64.pth")
-    pin = sha256_file(folder / "sam_vit_b_01ec64.pth") if sound else "0" * 64
-    monkeypatch.setitem(_sam_checkpoints.CHECKPOINTS, "vit_b", (f"{url}/sam_vit_b_01ec64.pth", pin))
-    config = sam.Config(arch="tiny", image_size=64)
-    if not sound:
-        with pytest.raises(WeightsError, match="another SHA-256 and was thrown away"):
-            _sam_checkpoints.start(config)
-        assert not list((tmp_path / "cache").glob("sam*"))
-        return
-    torch.manual_seed(7)
-    model, weights_from = _sam_checkpoints.start(config)
-    assert weights_from == "sam_vit_b_01ec64.pth, image encoder: none"
-    assert torch.equal(model.sam.mask_decoder.iou_token.weight, source.mask_decoder.iou_token.weight)
+@pytest.mark.parametrize(
+    ("arch", "file"),
+    [
+        ("vit_b", "sam_vit_b_01ec64.pth"),
+        ("vit_l", "sam_vit_l_0b3195.pth"),
+        ("vit_h", "sam_vit_h_4b8939.pth"),
+        ("vit_t", "mobile_sam.pt"),
+        ("tiny", "sam_prompt_encoder_and_mask_decoder"),
+    ],
+)
+def test_a_checkpoint_without_a_stated_hash_is_not_fetched_and_the_error_says_where_it_belongs(
+    monkeypatch, tmp_path, arch, file
+):
+    """Nobody is asked: neither publisher states a SHA-256 of its checkpoints."""
+    monkeypatch.setenv("MASKBRIDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MASKBRIDGE_WEIGHTS", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(
+        _sam_checkpoints, "build", lambda *_, **__: _sam_model.build("tiny", backbone="", image_size=64)
+    )
+    with pytest.raises(WeightsError) as caught:
+        _sam_checkpoints.start(sam.Config(arch=arch, image_size=64))
+    line = str(caught.value)
+    for words in (file, "not fetched, as its publisher states no SHA-256", "https://", f"into {tmp_path / 'cache'}"):
+        assert words in line
+    assert "--weights none" in line
+
+
+def test_a_backbone_that_is_fetched_damaged_is_one_line(monkeypatch, tmp_path):
+    def damaged(*_, **__):
+        raise RuntimeError('invalid hash value (expected "b0353104", got "00")')
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", damaged)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", damaged)
+    with pytest.raises(WeightsError, match="cannot be used; found invalid hash value"):
+        _sam_checkpoints.backbone_download("mobilenet_v2")(tmp_path)

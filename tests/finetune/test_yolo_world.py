@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,12 @@ def test_a_gpu_that_is_not_there_is_one_line(refuse, device, words, monkeypatch)
     assert words in refuse(OptionError, device=device)
 
 
+def test_the_device_is_looked_at_before_weights_and_text_features(refuse, monkeypatch):
+    for name in ("start_weights", "prepare"):
+        monkeypatch.setattr(yolo_world, name, lambda *_: pytest.fail("looked for"))
+    assert "no such device; found --device banana" in refuse(OptionError, device="banana", weights="auto")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_on_a_cpu_is_refused_before_anything_is_written(refuse, precision):
@@ -134,60 +141,49 @@ def test_an_official_name_that_does_not_exist_lists_those_that_do(refuse):
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["absent.pt", "runs/x/yolov8s.pt", "https://127.0.0.1:1/yolov8s.pt", "x/y"])
 def test_a_path_that_is_not_there_is_never_looked_up_on_the_network(refuse, monkeypatch, option, tmp_path):
-    from finetune._yolo_world_trainer import Trainer  # noqa: F401, I001
-    from ultralytics.utils import downloads
+    from finetune._yolo_world_ultralytics import downloads
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(downloads, "safe_download", lambda **_: pytest.fail("fetched"))
     assert "no such file" in refuse(WeightsError, weights=option)
 
 
-@pytest.mark.slow
 def test_weights_of_another_task_or_name_are_not_taken_for_those_asked_for(monkeypatch, tmp_path):
-    from finetune import _yolo_world_start
+    from finetune._yolo_world_start import _find
 
     monkeypatch.setenv("MASKBRIDGE_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(_yolo_world_start, "_official", lambda name: Path(f"fetched {name}"))
     for name in ("yolov8s-seg.pt", "yolov8s-cls.pt", "yolov8s-world.pt", "yolov8s.safetensors", "yolov8s-oiv7.pt"):
         (tmp_path / name).write_bytes(b"")
-    assert _yolo_world_start._find("auto", "auto").name == "fetched yolov8s-worldv2"
-    assert _yolo_world_start._find("yolov8s", "auto").name == "fetched yolov8s"
+    for option, name in (("auto", "yolov8s-worldv2.pt"), ("yolov8s", "yolov8s.pt")):
+        with pytest.raises(WeightsError, match=rf"^{name}: start weights are not here"):
+            _find(option, "auto")
     (tmp_path / "yolov8s_coco_mine.pt").write_bytes(b"")
-    assert _yolo_world_start._find("auto", "auto").name == "yolov8s_coco_mine.pt"
-    assert _yolo_world_start._find("yolov8s", "auto").name == "fetched yolov8s"
+    assert _find("auto", "auto").name == "yolov8s_coco_mine.pt"
+    with pytest.raises(WeightsError, match=r"^yolov8s.pt: start weights are not here"):
+        _find("yolov8s", "auto")
     for name in ("yolov8s.pt", "yolov8m-worldv2-mine.pt"):
         (tmp_path / name).write_bytes(b"")
-    assert _yolo_world_start._find("yolov8s.pt", "auto").name == "yolov8s.pt"
-    assert _yolo_world_start._find("auto", "auto").name == "yolov8m-worldv2-mine.pt", "a YOLO-World first"
+    assert _find("yolov8s.pt", "auto").name == "yolov8s.pt"
+    assert _find("auto", "auto").name == "yolov8m-worldv2-mine.pt", "a YOLO-World first"
 
 
-@pytest.mark.slow
-def test_official_weights_are_fetched_by_ultralytics_into_the_cache(monkeypatch, tmp_path, server):
-    """Ultralytics' own download, its address turned to a server on this machine."""
-    from ultralytics.utils import downloads
-
+@pytest.mark.parametrize(("option", "name"), [("auto", "yolov8s-worldv2"), ("yolov8m.pt", "yolov8m")])
+def test_official_weights_are_not_fetched_and_the_error_says_where_they_belong(monkeypatch, tmp_path, option, name):
+    """Ultralytics states no SHA-256 of them."""
     from finetune import _yolo_world_start
-    from finetune._yolo_world_trainer import Trainer  # noqa: F401  # keeps Ultralytics' settings out of the home
 
-    def redirected(url, **options):
-        asked.append(url)
-        return fetch(url=f"{address}/{url.rpartition('/')[2]}", **options)
-
-    asked, fetch, (folder, address) = [], downloads.safe_download, server
-    (folder / "yolov8s-worldv2.pt").write_bytes(bytes(200_000))
     monkeypatch.setenv("MASKBRIDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MASKBRIDGE_WEIGHTS", raising=False)
-    monkeypatch.setattr(downloads, "safe_download", redirected)
-    for _ in range(2):
-        path = _yolo_world_start._find("yolov8s-worldv2", "auto")
-        assert path == tmp_path / "cache" / "yolov8s-worldv2.pt"
-    assert path.read_bytes() == bytes(200_000)
-    assert len(asked) == 1
-    assert asked[0].startswith("https://github.com/ultralytics/assets/releases/download/")
-    address = "http://127.0.0.1:1"
-    with pytest.raises(WeightsError, match=r"yolov8m-worldv2.pt: start weights cannot be had"):
-        _yolo_world_start._find("yolov8m-worldv2", "auto")
-    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["yolov8s-worldv2.pt"]
+    with pytest.raises(WeightsError) as caught:
+        _yolo_world_start.start_weights(option, "auto")
+    line = str(caught.value)
+    for words in (f"{name}.pt", "not fetched", f"in {tmp_path / 'cache'}", _yolo_world_start.PAGE, "--weights none"):
+        assert words in line
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("MASKBRIDGE_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(WeightsError, match=f"in {tmp_path / 'weights'}"):
+        _yolo_world_start.start_weights(option, "auto")
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.slow
@@ -221,11 +217,15 @@ def test_a_safe_loader_does_not_depend_on_who_imported_ultralytics_first(tmp_pat
 
 
 @pytest.mark.slow
-def test_nothing_is_written_outside_the_run_and_nothing_reaches_out(trained, sealed):
+def test_nothing_is_written_outside_the_run_and_nothing_reaches_out(trained, sealed, command, no_network, tmp_path):
+    process = command("export-model", trained.path, tmp_path / "defects.onnx", "--format", "onnx")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     written = [path.relative_to(sealed / "home") for path in (sealed / "home").rglob("*") if path.is_file()]
     assert [path for path in written if path.parent != Path(".cache/matplotlib")] == []
     assert list((sealed / "cwd").iterdir()) == []
     assert not (sealed / "reached out").exists()
+    assert not no_network[1].exists(), no_network[1].read_text()
     assert sorted(path.name for path in trained.path.iterdir()) == ["predictions", "run.json", "weights"]
     assert [path.name for path in sorted(trained.weights.iterdir())] == ["best.pt", "text-features.npz"]
 
@@ -352,6 +352,77 @@ def test_a_checkpoint_of_a_run_in_the_making_is_not_executed_either(data, tmp_pa
     with pytest.raises(WeightsError, match="cannot be read as an Ultralytics checkpoint"):
         yolo_world.train(data, config, tmp_path / "weights", context)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resume.pt", "kept-best.pt"])
+def test_each_checkpoint_of_a_run_in_the_making_is_read_safely(data, tmp_path, exploit, trained, name):
+    folder = tmp_path / "work" / "ultralytics"
+    folder.mkdir(parents=True)
+    for other in ("resume.pt", "kept-best.pt"):
+        shutil.copy(trained.weights / "best.pt", folder / other)
+    (folder / name).write_bytes(exploit[1])
+    config = yolo_world.Config(weights="none", text_features="hashed", imgsz=64, epochs=1)
+    context = Context(device="cpu", seed=0, work=tmp_path / "work", resume=True)
+    with pytest.raises(WeightsError, match=rf"{name}: cannot be read as an Ultralytics checkpoint"):
+        yolo_world.train(data, config, tmp_path / "weights", context)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_checkpoint_that_is_replaced_in_training_and_label_caches_are_not_executed(
+    data, tmp_path, exploit, monkeypatch, name
+):
+    """Ultralytics unpickles both at the end of training, and what lies beside the labels at its beginning."""
+    from finetune import _yolo_world_trainer
+
+    def replaced(trainer):
+        whole(trainer)
+        (trainer.wdir / name).write_bytes(exploit[1])
+
+    def with_caches(*given):
+        prepared = prepare(*given)
+        for part in ("train", "val"):
+            (prepared.yaml.parent / "labels" / f"{part}.cache").write_bytes(exploit[1])
+        return prepared
+
+    whole, prepare = _yolo_world_trainer.Trainer.save_model, yolo_world.prepare
+    monkeypatch.setattr(_yolo_world_trainer.Trainer, "save_model", replaced)
+    monkeypatch.setattr(yolo_world, "prepare", with_caches)
+    config = yolo_world.Config(weights="none", text_features="hashed", imgsz=64, epochs=1)
+    context = Context(device="cpu", seed=0, work=tmp_path / "work")
+    with pytest.raises(WeightsError, match=rf"{name}: cannot be read as an Ultralytics checkpoint"):
+        yolo_world.train(data, config, tmp_path / "weights", context)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_ultralytics_own_reading_at_the_end_of_training_and_of_label_caches_is_safe(tmp_path, exploit):
+    from finetune._yolo_world_ultralytics import dataset, torch_utils
+
+    for name in ("last.pt", "train.cache"):
+        (tmp_path / name).write_bytes(exploit[1])
+    assert torch_utils.strip_optimizer(tmp_path / "last.pt") == {}
+    with pytest.raises(FileNotFoundError):
+        dataset.load_dataset_cache_file(tmp_path / "train.cache")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_ultralytics_fetches_nothing_and_hangs_no_service_into_training(monkeypatch):
+    """In a process where it was imported online: its own switches are set too late there."""
+    from finetune._yolo_world_ultralytics import callbacks, checks, downloads
+
+    for module in ("requests.head", "requests.get", "urllib.request.urlopen"):
+        monkeypatch.setattr(module, lambda *_, **__: pytest.fail("asked"))
+    assert checks.check_font("a font that nobody has.ttf") is None
+    for fetch in (downloads.attempt_download_asset, downloads.safe_download):
+        with pytest.raises(ConnectionError, match="nothing is fetched for Ultralytics"):
+            fetch("yolov8s-worldv2.pt")
+    trainer = type("Trainer", (), {"callbacks": callbacks.get_default_callbacks()})()
+    before = {event: list(called) for event, called in trainer.callbacks.items()}
+    callbacks.add_integration_callbacks(trainer)
+    assert trainer.callbacks == before
+    assert downloads.is_url("https://example.org/yolov8s.pt"), "a question that needs no network"
 
 
 @pytest.mark.slow
@@ -528,7 +599,7 @@ def test_rehearsed_images_are_mixed_in_and_their_types_are_not_predicted(command
     assert leaking.returncode == 0, err
     ours = set(Dataset.open(plates).split(1).train)
     assert Run.open(sealed / "leak").info["facts"]["rehearsed_left_out"] == len(set(fold.train) - ours) > 0
-    from finetune._yolo_world_models import load
+    from finetune._yolo_world_ultralytics import load
 
     model = load(run.weights / "best.pt")
     assert model.names == {0: "chip", 1: "scratch", 2: "stain"}
@@ -552,15 +623,20 @@ def test_tiles_are_trained_on_and_predicted(command, sealed, plates, tiny):
 
 
 @pytest.mark.slow
-def test_several_gpus_are_trained_on_by_a_process_that_finds_everything(plates, tmp_path):
+def test_several_gpus_are_trained_on_by_a_process_that_finds_everything(plates, tmp_path, monkeypatch, no_network):
     """Ultralytics' own DDP starts processes from a file. Without GPUs: that file, run as one process on the CPU."""
+    from ultralytics.engine import trainer as engine
     from ultralytics.utils import dist
 
     from finetune import _yolo_world_trainer as ultralytics
-    from finetune._yolo_world_models import load
     from finetune._yolo_world_text import hashed, write_features
+    from finetune._yolo_world_ultralytics import load
     from maskbridge import plugins
     from maskbridge.export import ExportOptions
+
+    def one_process(trainer):
+        file = dist.generate_ddp_file(trainer)
+        return [sys.executable, file], file
 
     data = tmp_path / "yolo"
     plugins.load("format", "yolo").export(Dataset.open(plates), data, ExportOptions())
@@ -571,12 +647,16 @@ def test_several_gpus_are_trained_on_by_a_process_that_finds_everything(plates, 
         "device": "cpu", "plots": False, "amp": False, "project": str(tmp_path), "name": "run", "exist_ok": True,
     }  # fmt: skip
     trainer = ultralytics.Trainer(overrides=options)
-    file = dist.generate_ddp_file(trainer)
-    try:
-        done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=tmp_path, check=False)
-    finally:
-        dist.ddp_cleanup(trainer, file)
-    assert done.returncode == 0, done.stderr
+    trainer.ddp = True
+    monkeypatch.setattr(dist, "USER_CONFIG_DIR", dist.USER_CONFIG_DIR)
+    monkeypatch.setattr(engine, "generate_ddp_command", one_process)
+    monkeypatch.setenv("YOLO_CONFIG_DIR", "")
+    monkeypatch.setenv("PYTHONPATH", no_network[0])
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    trainer.train()
+    assert not no_network[1].exists(), no_network[1].read_text()
+    assert not list((tmp_path / "temporary").iterdir()), "all of it is in the run"
     for name in ("weights/best.pt", ultralytics.RESUME, ultralytics.KEPT_BEST):
         assert (tmp_path / "run" / name).is_file()
     assert load(tmp_path / "run" / "weights" / "best.pt").txt_feats.shape == (1, 3, 512)
@@ -620,3 +700,32 @@ def test_prediction_looks_at_tiles_where_they_are_asked_for(trained, plates, tmp
     context = Context(device="cpu", seed=0, work=tmp_path)
     assert len(list(yolo_world.predict(data, config, trained.weights, context))) == 1
     assert seen == [tile] * calls
+
+
+@pytest.mark.parametrize("tile", [0, 40])
+def test_the_detector_is_given_bgr_and_its_corners_become_left_top_width_height(plates, tmp_path, monkeypatch, tile):
+    """Ultralytics takes arrays as OpenCV reads them."""
+    import cv2
+
+    corners = np.array([[3.0, 5.0, 13.0, 8.0], [20.0, 1.0, 24.0, 31.0]], dtype=np.float32)
+    found = SimpleNamespace(xyxy=corners, conf=np.array([0.9, 0.4], np.float32), cls=np.array([2.0, 0.0], np.float32))
+    boxes = SimpleNamespace(cpu=lambda: SimpleNamespace(numpy=lambda: found))
+    seen: list[np.ndarray] = []
+
+    def look(image, **options):
+        seen.append(image)
+        return [SimpleNamespace(boxes=boxes)]
+
+    monkeypatch.setattr(yolo_world, "_open", lambda checkpoint: SimpleNamespace(predict=look))
+    monkeypatch.setattr(yolo_world, "detect_tiled", lambda detect, image, **options: detect(image))
+    dataset = Dataset.open(plates)
+    image_id = dataset.split(0).test[0]
+    data = PredictData(dataset=dataset, image_ids=(image_id,), fold=0, part="test")
+    context = Context(device="cpu", seed=0, work=tmp_path)
+    (prediction,) = yolo_world.predict(data, yolo_world.Config(tile=tile), tmp_path, context)
+    pixels = cv2.imread(str(dataset.image_path(image_id)))
+    assert not np.array_equal(pixels, pixels[:, :, ::-1]), "an image without colour shows no order"
+    np.testing.assert_array_equal(seen, [pixels])
+    assert [tuple(d.box_ltwh) for d in prediction.detections] == [(3.0, 5.0, 10.0, 3.0), (20.0, 1.0, 4.0, 30.0)]
+    ids = [category["id"] for category in dataset.categories]
+    assert [d.category_id for d in prediction.detections] == [ids[2], ids[0]]

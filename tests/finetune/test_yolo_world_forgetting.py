@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 
-from finetune._yolo_world_forgetting import forgetting, measure_forgetting, probe_images, survivors
+from finetune._yolo_world_forgetting import finder, forgetting, measure_forgetting, probe_images, survivors
 from maskbridge.errors import OptionError
 
 BOXES = np.array([[10.0, 10, 50, 40], [60, 20, 90, 80], [5, 60, 25, 95]])
@@ -36,6 +38,19 @@ def test_the_share_is_kept_finds_over_those_of_the_start():
     assert (facts["kept"], facts["of"], facts["images"]) == (20, 30, 10)
     assert facts["share"] == pytest.approx(2 / 3)
     assert "why" not in facts
+
+
+def test_the_model_is_given_bgr_and_its_finds_come_surest_first():
+    """Probe images are RGB; Ultralytics takes arrays as OpenCV reads them."""
+    result = SimpleNamespace(xyxy=BOXES.astype(np.float32), conf=np.array([0.3, 0.9, 0.5]), cls=CLASSES)
+    boxes = SimpleNamespace(cpu=lambda: SimpleNamespace(numpy=lambda: result))
+    seen = []
+    model = SimpleNamespace(predict=lambda image, **_: seen.append(image) or [SimpleNamespace(boxes=boxes)])
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    found, classes = finder(model, device="cpu")(image)
+    np.testing.assert_array_equal(seen, [image[:, :, ::-1]])
+    np.testing.assert_array_equal(found, BOXES[[1, 2, 0]])
+    assert classes.tolist() == [5, 0, 0]
 
 
 def test_below_20_finds_the_share_is_null_with_a_reason():
