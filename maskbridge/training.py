@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from maskbridge import __version__, plugins
-from maskbridge.approach import Approach, Context, PredictData, TrainData, Trained
-from maskbridge.dataset import GOOD, SYNTHETIC, Dataset, FoldName
+from maskbridge.approach import Approach, Context, PredictData, TrainData, Trained, count_images
+from maskbridge.dataset import Dataset, FoldName
 from maskbridge.errors import OptionError
 from maskbridge.meters import PhaseMeter
 from maskbridge.predicting import as_read_back, in_order, predict_images, truth_given
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
 from maskbridge.run_folders import claim, forgotten_if_fruitless
+from maskbridge.start_weights import as_kept, mark, seen_in, start_from
 from maskbridge.thresholds import fold_thresholds, held_back_thresholds
 
 HELD_BACK_SHARE = 0.1
@@ -88,6 +89,7 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
     resumed = settings.resume and any((path / name).is_dir() for name in ("weights", "work/calibration"))
     data = _train_data(approach, dataset, settings.fold)
+    start = start_from(config, data)
     free = same_result_options(name)
     finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free)
     if finished is not None:
@@ -100,6 +102,10 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         if settings.fold == "official":
             thresholds = _held_back_thresholds(approach, data, config, context)
         trained = _train(approach, data, config, path / "weights", context)
+    sources = ((dataset, data.train, data.val), *((other, ids, ()) for other, ids in trained.also_trained_on))
+    seen = [seen_in(path.name, trained.weights_from, d, data.fold, train=t, val=v) for d, t, v in sources]
+    seen += start.seen
+    mark(path / "weights", seen)
     with PhaseMeter(context.spared) as validating:
         if thresholds is None:
             write_predictions(path, "val", predict_images(approach, run, dataset, data.val, config, context))
@@ -110,8 +116,10 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         peak_memory_mb={"train": training.peak_mb, "val": validating.peak_mb},
         parameters=trained.parameters,
         weights_from=trained.weights_from,
+        start_weights=list(start.files),
+        seen=as_kept(seen),
         resumed=resumed,  # seconds of training then cover the last stretch alone
-        trained_on=dict(trained.trained_on or _trained_on(dataset, data.train)),
+        trained_on=dict(trained.trained_on or count_images(dataset, data.train)),
         thresholds={str(settings.fold): thresholds},
         facts=dict(trained.facts),
         versions=package_versions(),
@@ -122,14 +130,17 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
 
 
 def check_folds(name: str, dataset: Dataset, config: Any) -> None:
-    """Ask an approach that can tell whether every fold can be trained, before hours go into the first ones.
+    """See whether every fold can be trained and may start so, before hours go into the first ones.
 
     Raises:
         MaskbridgeError: When one cannot.
     """
     approach: Any = plugins.load("approach", name)
-    for fold in range(dataset.fold_count if hasattr(approach, "check") else 0):
-        approach.check(_train_data(approach, dataset, fold), config)
+    for fold in range(dataset.fold_count):
+        data = _train_data(approach, dataset, fold)
+        start_from(config, data)
+        if hasattr(approach, "check"):
+            approach.check(data, config)
 
 
 def same_result_options(name: str) -> tuple[str, ...]:
@@ -217,9 +228,3 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
         elif prediction.map is not None:
             scores[prediction.image_id] = float(prediction.map.max())
     return held_back_thresholds(scores, maps)
-
-
-def _trained_on(dataset: Dataset, train: tuple[int, ...]) -> dict[str, int]:
-    kinds = [dataset.image_by_id[image_id].defect_type for image_id in train]
-    good, made = kinds.count(GOOD), kinds.count(SYNTHETIC)
-    return {"good": good, "defective": len(train) - good - made, **({"synthetic": made} if made else {})}
