@@ -48,7 +48,7 @@ class Prepared:
         good, defective, synthetic: Images, or tiles, of the training part.
         rehearsed: Images of another dataset beside them.
         rehearsed_left_out: Images of it that belong together with some of this fold's `val` or `test`.
-        also_trained_on: That dataset, and the images of it that were at hand.
+        also_trained_on: That dataset, its fold, and the images of it that were at hand.
         left_out_tiles: Tiles with no more than a sliver of a defect.
     """
 
@@ -61,7 +61,7 @@ class Prepared:
     rehearsed: int
     rehearsed_left_out: int
     left_out_tiles: int
-    also_trained_on: tuple[tuple[Dataset, tuple[int, ...]], ...] = ()
+    also_trained_on: tuple[tuple[Dataset, int, tuple[int, ...]], ...] = ()
 
     @property
     def trained_on(self) -> dict[str, int]:
@@ -116,7 +116,7 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     if left_out:
         say(f"yolo-world: {left_out} tiles with a sliver of a defect left out")
     own = features[: len(prompts)]
-    also = () if rehearsed is None else ((rehearsed, rehearsed.split(0).train),)
+    also = () if rehearsed is None else ((rehearsed, 0, rehearsed.split(0).train),)
     return Prepared(out / "data.yaml", own, encoder, *kinds, extra, leaking, left_out, also)
 
 

@@ -5,6 +5,7 @@ path, scale = start_weights("yolov8s-worldv2", "auto")
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def local_start(option: str, scale: str) -> Path | None:
         names = [f"yolov8{one}-worldv2" for one in scales] + [f"yolov8{one}" for one in scales]
         return find_local(names, _is_detector)
     path = Path(option).expanduser()
-    if path.exists():
+    if os.path.exists(path):
         return path
     name = option.removesuffix(".pt")
     return find_local([f"{name}.pt"]) if name in OFFICIAL else None
@@ -72,7 +73,7 @@ def _find(option: str, scale: str) -> Path:
     if option == AUTO:
         return _official(_SMALLEST if scale in (AUTO, "n") else f"yolov8{scale}-worldv2")
     path = Path(option).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         raise WeightsError("is a folder", where=path, expected="a checkpoint, such as RUN/weights/best.pt")
     name = option.removesuffix(".pt")
     if name in OFFICIAL:

@@ -143,14 +143,14 @@ class Trained:
         trained_on: Number of `good`, `defective` and, if any, `synthetic` images used, where it is not all that were
             given.
         facts: Anything else worth keeping, JSON values only.
-        also_trained_on: Images of other datasets that were trained on as well, by id.
+        also_trained_on: Other datasets that were trained on as well: the dataset, the fold, and the ids of the images.
     """
 
     parameters: int
     weights_from: str
     trained_on: Mapping[str, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    also_trained_on: Sequence[tuple[Dataset, Sequence[int]]] = ()
+    also_trained_on: Sequence[tuple[Dataset, FoldName, Sequence[int]]] = ()
 
 
 def count_images(dataset: Dataset, image_ids: Sequence[int]) -> dict[str, int]:

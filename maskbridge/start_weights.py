@@ -15,26 +15,34 @@ A run may start from weights that were trained on no image of this fold's `val` 
 from __future__ import annotations
 
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from maskbridge import near_duplicates
 from maskbridge.approach import TrainData
 from maskbridge.dataset import Dataset, read_image
 from maskbridge.errors import MaskbridgeError, WeightsError
 from maskbridge.files import sha256_file, write_bytes
-from maskbridge.progress import say, track
+from maskbridge.progress import say_once, track
 from maskbridge.run_info import read_run_info
 
 #: Where a checkpoint keeps what it has seen: name of the record below the archive's own folder, and of the metadata.
 RECORD, KEY = "extra/maskbridge-seen.json", "maskbridge_seen"
 #: A longer record is not ours; a million images need 70 MB.
 _MOST_BYTES = 100_000_000
+#: What a damaged archive makes zipfile raise.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError, ValueError,
+            EOFError, OSError)  # fmt: skip
 #: Parts of a fold that a training sees.
 PARTS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
@@ -86,11 +94,14 @@ def start_from(config: Any, data: TrainData) -> Start:
     files: list[dict[str, str]] = []
     seen: list[Seen] = []
     for path in paths:
-        chain = seen_by(path)
+        try:
+            chain = seen_by(path)
+            if path.is_file():
+                files.append({"file": path.name, "sha256": sha256_file(path)})
+        except OSError as error:
+            raise WeightsError("cannot be read", where=path, found=error.strerror) from error
         _refuse_leaks(path, chain, data)
         seen += [each for each in chain if each not in seen]
-        if path.is_file():
-            files.append({"file": path.name, "sha256": sha256_file(path)})
     return Start(files=tuple(files), seen=tuple(seen))
 
 
@@ -214,7 +225,7 @@ def _add_copies(seen: Seen, dataset: Dataset, held: Sequence[int], trained: set[
     try:
         other = Dataset.open(seen.path)
     except MaskbridgeError:
-        say(f"{seen.path}: the dataset of {seen.run} is gone; what its images were encoded anew as cannot be told")
+        say_once(f"{seen.path}: the dataset of {seen.run} is gone; copies of its images in other files cannot be told")
         return
     seen_ids = [image.id for image in other.images if image.sha256 in trained or image.sha256 in selected]
     for first, second in _same_pictures(other, seen_ids, dataset, held):
@@ -231,10 +242,16 @@ def _same_pictures(one: Dataset, ids: Iterable[int], other: Dataset, others: Ite
     if not first or not second:
         return []
     paths = [*(one.image_path(i) for i in first), *(other.image_path(i) for i in second)]
-    signatures = [near_duplicates.signature(read_image(path)) for path in track(paths, "comparing images")]
+    signatures = [_signature(path) for path in track(paths, "comparing images")]
     pairs = near_duplicates.near_duplicate_pairs(np.stack(signatures), lambda index: read_image(paths[index]))
     count = len(first)
     return [(first[i], second[j - count]) for i, j in pairs if i < count <= j]
+
+
+@lru_cache(maxsize=20_000)
+def _signature(path: Path) -> npt.NDArray[np.uint8]:
+    """Kept from one fold to the next; 1 kB each."""
+    return near_duplicates.signature(read_image(path))
 
 
 def _hashes(dataset: Dataset, ids: Iterable[int]) -> tuple[str, ...]:
@@ -272,14 +289,17 @@ def _read_record(path: Path) -> tuple[Seen, ...]:
     if not path.is_file():
         return ()
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.endswith(f"/{RECORD}")]
-            if not entries:
-                return ()
-            content = b"" if entries[-1].file_size > _MOST_BYTES else archive.read(entries[-1])
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = [entry for entry in archive.infolist() if entry.filename.endswith(f"/{RECORD}")]
+                if not entries:
+                    return ()
+                content = b"" if entries[-1].file_size > _MOST_BYTES else archive.read(entries[-1])
+        except _DAMAGED as error:
+            raise _unreadable(path, error) from error
     elif path.suffix == ".safetensors":
         header, _ = _safetensors_header(path)
-        content = str((header.get("__metadata__") or {}).get(KEY, "[]")).encode()
+        content = header["__metadata__"].get(KEY, "[]").encode()
     else:
         return ()
     try:
@@ -297,21 +317,24 @@ def _typed(value: Any, where: Path) -> tuple[Seen, ...]:
 
 def _mark_safetensors(path: Path, text: str) -> None:
     header, start = _safetensors_header(path)
-    header["__metadata__"] = {**(header.get("__metadata__") or {}), KEY: text}
+    header["__metadata__"][KEY] = text
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
     write_bytes(path, len(head).to_bytes(8, "little") + head + path.read_bytes()[start:])
 
 
 def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Header of a safetensors file and where its tensors begin; empty for what is none, which its reader will tell."""
+    """Header of a safetensors file with its metadata, and where its tensors begin; bare where it is none."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(length)) if length <= _MOST_BYTES else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             header = {}
-    return (header if isinstance(header, dict) else {}), 8 + length
+    header = header if isinstance(header, dict) else {}
+    told = header.get("__metadata__")
+    kept = {key: value for key, value in told.items() if isinstance(value, str)} if isinstance(told, dict) else {}
+    return {**header, "__metadata__": kept}, 8 + length
 
 
 def _unknown(folder: Path, found: str) -> WeightsError:

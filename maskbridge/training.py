@@ -102,8 +102,8 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         if settings.fold == "official":
             thresholds = _held_back_thresholds(approach, data, config, context)
         trained = _train(approach, data, config, path / "weights", context)
-    sources = ((dataset, data.train, data.val), *((other, ids, ()) for other, ids in trained.also_trained_on))
-    seen = [seen_in(path.name, trained.weights_from, d, data.fold, train=t, val=v) for d, t, v in sources]
+    seen = [seen_in(path.name, trained.weights_from, dataset, data.fold, train=data.train, val=data.val)]
+    seen += [seen_in(path.name, trained.weights_from, d, fold, train=ids) for d, fold, ids in trained.also_trained_on]
     seen += start.seen
     mark(path / "weights", seen)
     with PhaseMeter(context.spared) as validating:

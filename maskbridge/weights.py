@@ -105,7 +105,7 @@ def local_weights(option: str, names: Sequence[str]) -> list[Path]:
     if option == NONE:
         return []
     path = find_local(names) if option == AUTO else Path(option).expanduser()
-    return [] if path is None or not path.exists() else [path]
+    return [] if path is None or not os.path.exists(path) else [path]
 
 
 def local_backbone(backbone: str, option: str) -> list[Path]:
@@ -183,7 +183,7 @@ def _find(
         return None
     if option != AUTO:
         path = Path(option).expanduser()
-        if not path.exists():
+        if not os.path.exists(path):  # False for a name that the system cannot take, too
             raise WeightsError("no such file", where=path, expected=what, remedy=remedy)
         return path
     local = find_local(names)

@@ -112,7 +112,7 @@ def test_a_rehearsed_image_of_the_group_of_a_held_out_one_is_left_out(prepared, 
     _, done = prepared(rehearse=str(other), negatives="0")
     assert done.rehearsed_left_out == 2
     assert done.rehearsed == len(rehearsable) - 2
-    [(dataset, ids)] = done.also_trained_on
+    [(dataset, _, ids)] = done.also_trained_on
     assert dataset.path == other
     assert set(ids) == set(train) - {sibling, copy}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -7,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -347,3 +349,28 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path, content):
     with pytest.raises(WeightsError, match=r"odd.pt: what the weights have seen cannot be read; found ") as caught:
         seen_by(tmp_path / "odd.pt")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "model.safetensors"])
+def test_a_damaged_checkpoint_is_one_line_or_for_its_reader_to_refuse(starts, tmp_path, name):
+    whole = (starts("one").weights / name).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / name
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in rng.integers(len(data), size=rng.integers(1, 30)):
+            data[place] = rng.integers(256)
+        path.write_bytes(bytes(data[: rng.integers(len(data) // 2, len(data))] if rng.random() < 0.3 else data))
+        with contextlib.suppress(WeightsError):
+            seen_by(path)
+
+
+def test_a_file_that_may_not_be_read_is_one_line(starts, tmp_path, monkeypatch):
+    torch.save(TENSORS, tmp_path / "mine.pt")
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(start_weights, "sha256_file", closed)
+    with pytest.raises(WeightsError, match=r"mine.pt: cannot be read; found Permission denied"):
+        starts("one", weights=tmp_path / "mine.pt")
