@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from baselines._torch import load_network
 from maskbridge.errors import OptionError, WeightsError
 from maskbridge.progress import say
+from maskbridge.start_weights import source_name
 from maskbridge.weights import AUTO, NONE, find_backbone, find_local
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def load_backbone(name: str, weights: str, *, seed: int) -> Backbone:
         if not set(network.state_dict()) & set(state):  # the state dict of `.features` alone
             state = {f"features.{key}": tensor for key, tensor in state.items()}
         load_network(network, {key: t for key, t in state.items() if key.split(".")[0] not in head}, path)
-    return _frozen(name, network, path.name if path else NONE)
+    return _frozen(name, network, source_name(path) if path else NONE)
 
 
 def restore_backbone(name: str, weights_from: str, tensors: Mapping[str, torch.Tensor], where: Path) -> Backbone:

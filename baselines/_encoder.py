@@ -7,12 +7,13 @@ normalised(images, backbone)                                        # N x 3 x S 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines._backbones import Backbone, choose_backbone, load_backbone
 from maskbridge.errors import OptionError, WeightsError
 from maskbridge.progress import say_once
-from maskbridge.weights import AUTO, NONE
+from maskbridge.weights import AUTO, NONE, local_backbone
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,12 @@ class EncoderConfig:
             raise OptionError(
                 "--backbone-weights is of no network", found=self.backbone_weights, expected="--backbone NAME beside it"
             )
+
+    def start_files(self) -> list[Path]:
+        """The file of the encoder."""
+        if self.backbone == NONE:
+            return []
+        return local_backbone(choose_backbone(self.backbone, self.backbone_weights), self.backbone_weights)
 
 
 def start_encoder(approach: str, config: EncoderConfig, seed: int) -> Backbone | None:

@@ -25,6 +25,7 @@ from baselines._torch import (
 )
 from maskbridge.approach import Context, TrainData, Trained
 from maskbridge.progress import say, say_once
+from maskbridge.weights import local_backbone
 
 #: What is smaller than this part of the largest feature may be the order of a sum.
 ROUNDING = 1e-5
@@ -46,6 +47,10 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         require_at_least(self, image_size=32)
+
+    def start_files(self) -> list[Path]:
+        """The file of the backbone."""
+        return local_backbone(choose_backbone(self.backbone, self.backbone_weights), self.backbone_weights)
 
 
 def start(approach: str, data: TrainData, config: BackboneConfig, context: Context) -> Backbone:

@@ -242,6 +242,7 @@ def repeated(dataset: Dataset, ids: Sequence[int], times: int) -> PredictionView
     numbers = range(1, times * len(ids) + 1)
     origin = {number: ids[(number - 1) % len(ids)] for number in numbers}
     several = SimpleNamespace(
+        without_mask=frozenset(),
         mask=lambda number: dataset.mask(origin[number]),
         annotations_by_image={number: dataset.annotations_by_image[origin[number]] for number in numbers},
     )

@@ -30,7 +30,7 @@ from maskbridge.dataset import GOOD, Dataset
 from maskbridge.derive import PredictionView
 from maskbridge.errors import RunError
 from maskbridge.files import sha256_bytes
-from maskbridge.predictions import Run
+from maskbridge.predictions import Result, Run
 
 Sampled = dict[str, dict[str, npt.NDArray[np.float64]]]
 
@@ -174,8 +174,14 @@ def _instances(view: PredictionView, *, by_type: bool) -> Built:
     if by_type and (view.given_why or results.derived):
         why = view.given_why or "detections derived from a map are of unknown type"
         return _none(instance_metrics.names(), why), False
-    family = InstanceMetrics(view.dataset, view.image_ids, results.value, by_type=by_type, no_boxes=view.given_why)
+    found = _judged(view, results.value)
+    family = InstanceMetrics(view.dataset, view.image_ids, found, by_type=by_type, no_boxes=view.given_why)
     return family, results.derived
+
+
+def _judged(view: PredictionView, results: Sequence[Result]) -> list[Result]:
+    """Detections that can be right or wrong: not those in a defect image without a mask."""
+    return [result for result in results if result["image_id"] not in view.dataset.without_mask]
 
 
 def _detection_rate_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:

@@ -6,7 +6,7 @@
 `auroc`, `ap` and `f1_max` are over all pixels of the part, good images included; `aupro_30` and `aupro_05`
 are the area under per-region overlap up to a false-positive rate of .30 and .05, over the 8-connected
 components of the union of each image's masks; `iou` is that of all pixels at or above the pixel threshold of
-the image's fold. Maps are resized bilinearly to the image.
+the image's fold. Defect images without a mask are left out. Maps are resized bilinearly to the image.
 
 Maps are read one by one and none is kept: once to see where scores crowd, once to count pixels in fine bins, from which
 the values come. Where bootstrap samples or folds are asked for, they are read once more, and of each image
@@ -63,7 +63,7 @@ class PixelMetrics:
         self._coarse: list[npt.NDArray[np.float64]] = []
         parts = [range(start, len(view.image_ids), _PARTS) for start in range(_PARTS)]
         self._called = np.zeros((len(view.image_ids), 3))
-        view.dataset.annotations_by_image  # noqa: B018  # made once, before threads ask for it
+        self._unknown = view.dataset.without_mask  # made once, as the annotations by image, before threads ask for it
         with ThreadPoolExecutor(min(_PARTS, os.cpu_count() or 1)) as pool:
             for counted in pool.map(self._count, parts):
                 self._counts += counted
@@ -117,6 +117,8 @@ class PixelMetrics:
         view, counts = self._view, self._counts.empty()
         for row in rows:
             image_id = view.image_ids[row]
+            if image_id in self._unknown:
+                continue
             mask, where = view.dataset.mask(image_id), f"{view.run.path}, map of image {image_id}"
             full = resized(self._maps(image_id), (mask.shape[0], mask.shape[1]), where=where)
             counts.add(full, mask, where=where)
@@ -137,6 +139,8 @@ class PixelMetrics:
 
         def count(row: int) -> None:
             image_id = self._view.image_ids[row]
+            if image_id in self._unknown:
+                return
             mask = self._view.dataset.mask(image_id)
             size_hw = (mask.shape[0], mask.shape[1])
             bins = places[counts.bins(resized(self._maps(image_id), size_hw, where=f"image {image_id}"))]

@@ -19,7 +19,17 @@ from finetune._sam_model import Model, build
 from maskbridge.errors import WeightsError
 from maskbridge.files import read_json, write_bytes, write_json
 from maskbridge.progress import say
-from maskbridge.weights import AUTO, NONE, Download, find_backbone, find_local, find_weights
+from maskbridge.start_weights import source_name
+from maskbridge.weights import (
+    AUTO,
+    NONE,
+    Download,
+    find_backbone,
+    find_local,
+    find_weights,
+    local_backbone,
+    local_weights,
+)
 
 if TYPE_CHECKING:
     from finetune.sam import Config
@@ -55,13 +65,12 @@ def start(config: Config) -> tuple[Model, str]:
     model = replace(model, box_mask=config.box_mask == "yes" or (config.box_mask == AUTO and bool(model.own_neck())))
     url = CHECKPOINTS.get(arch, CHECKPOINTS["vit_b"])
     if arch in CHECKPOINTS:
-        names, what, remedy = [_name(arch)], f"SAM {arch}", "or choose --arch backbone or --arch tiny --weights none"
+        what, remedy = f"SAM {arch}", "or choose --arch backbone or --arch tiny --weights none"
     else:
-        names = [DECODER_NAME, *map(_name, CHECKPOINTS)]
         what, remedy = "SAM's prompt encoder and mask decoder", "or ask for random ones with --weights none"
     offered = f"{what} (not fetched, as its publisher states no SHA-256; offered at {url})"
-    path = find_weights(config.weights, names=names, what=offered, remedy=remedy)
-    source = NONE if path is None else path.name
+    path = find_weights(config.weights, names=_names(arch), what=offered, remedy=remedy)
+    source = NONE if path is None else source_name(path)
     if arch in CHECKPOINTS:
         if path is not None and not load_weights(model, path):
             source += f", image encoder: {NONE}"
@@ -78,7 +87,19 @@ def start(config: Config) -> tuple[Model, str]:
         load_backbone(model, backbone)
     if path is None and backbone is None:
         return model, NONE
-    return model, f"{source}, image encoder: {NONE if backbone is None else backbone.name}"
+    return model, f"{source}, image encoder: {NONE if backbone is None else source_name(backbone)}"
+
+
+def local_files(config: Config) -> list[Path]:
+    """The files that `start` reads, as far as they are at hand."""
+    arch = resolve_arch(config)
+    encoder = local_backbone(config.backbone, config.backbone_weights) if arch == "backbone" else []
+    return local_weights(config.weights, _names(arch)) + encoder
+
+
+def _names(arch: str) -> list[str]:
+    """Names of files that an arch takes weights from, best first."""
+    return [_name(arch)] if arch in CHECKPOINTS else [DECODER_NAME, *map(_name, CHECKPOINTS)]
 
 
 def _name(arch: str) -> str:

@@ -20,7 +20,7 @@ from finetune._sam_examples import Examples
 from finetune._sam_lora import adapter_state, add_adapters, merge_adapters
 from finetune._sam_model import Model, state_hash
 from finetune._sam_training import fit
-from maskbridge.approach import Context, TrainData, Trained
+from maskbridge.approach import Context, TrainData, Trained, count_images
 from maskbridge.files import write_bytes
 from maskbridge.negatives import negative_count
 from maskbridge.progress import say
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
 def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, context: Context) -> Trained:
     """Train in this process and write the checkpoint in the first one; see `finetune.sam.train`."""
-    table = data.dataset.annotations_by_image
+    table, unknown = data.dataset.annotations_by_image, data.dataset.without_mask
     defective = [image_id for image_id in data.train if table[image_id]]
-    good = [image_id for image_id in data.train if not table[image_id]]
+    good = [image_id for image_id in data.train if not table[image_id] and image_id not in unknown]
+    val = tuple(image_id for image_id in data.val if image_id not in unknown)
+    if unknown & {*data.train, *data.val} and fabric.is_global_zero:
+        say(f"sam: {len(unknown & {*data.train, *data.val})} defect images without a mask are left out")
     goods = negative_count(config.negatives, good=len(good), defective=len(defective))
     torch.manual_seed(context.seed)
     model, weights_from = start(config)
@@ -46,7 +49,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
     started = time.perf_counter()
     embeddings = _embeddings(fabric, model, config)
     if embeddings is not None:
-        pairs = [(i, view) for i in data.train for view in range(config.views)] + [(i, 0) for i in data.val]
+        pairs = [(i, view) for i in sorted(good + defective) for view in range(config.views)] + [(i, 0) for i in val]
         mine = pairs[fabric.global_rank :: fabric.world_size]
         for image_id, view in context.track(mine, "image embeddings") if fabric.is_global_zero else mine:
             embeddings.features(data.dataset, image_id, view)
@@ -58,7 +61,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
         Examples(data.dataset, model, embeddings, config, data.train, seed=context.seed),
         good=good,
         defective=defective,
-        val=data.val if any(table[image_id] for image_id in data.val) else (),
+        val=val if any(table[image_id] for image_id in val) else (),
         goods=goods,
         origin=origin,
         config=config,
@@ -74,6 +77,7 @@ def finetune(fabric: Fabric, data: TrainData, weights: Path, config: Config, con
     return Trained(
         parameters=parameters,
         weights_from=weights_from,
+        trained_on=count_images(data.dataset, good + defective),
         facts={
             "arch": model.arch,
             "trained_parameters": trained,

@@ -25,6 +25,7 @@ from maskbridge.errors import DatasetError, OptionError
 from maskbridge.export import ExportOptions
 from maskbridge.files import read_json, write_text
 from maskbridge.progress import say
+from maskbridge.start_weights import shared_images
 
 if TYPE_CHECKING:
     from finetune.yolo_world import Config
@@ -46,7 +47,8 @@ class Prepared:
         encoder: What they come from.
         good, defective, synthetic: Images, or tiles, of the training part.
         rehearsed: Images of another dataset beside them.
-        rehearsed_left_out: Images of it that are in this fold's `val` or `test` too.
+        rehearsed_left_out: Images of it that belong together with some of this fold's `val` or `test`.
+        also_trained_on: That dataset, its fold, and the images of it that were at hand.
         left_out_tiles: Tiles with no more than a sliver of a defect.
     """
 
@@ -59,6 +61,7 @@ class Prepared:
     rehearsed: int
     rehearsed_left_out: int
     left_out_tiles: int
+    also_trained_on: tuple[tuple[Dataset, int, tuple[int, ...]], ...] = ()
 
     @property
     def trained_on(self) -> dict[str, int]:
@@ -113,7 +116,8 @@ def prepare(data: TrainData, prompts: Mapping[str, str], config: Config, context
     if left_out:
         say(f"yolo-world: {left_out} tiles with a sliver of a defect left out")
     own = features[: len(prompts)]
-    return Prepared(out / "data.yaml", own, encoder, *kinds, extra, leaking, left_out)
+    also = () if rehearsed is None else ((rehearsed, 0, rehearsed.split(0).train),)
+    return Prepared(out / "data.yaml", own, encoder, *kinds, extra, leaking, left_out, also)
 
 
 def refuse_without_defects(data: TrainData) -> None:
@@ -148,11 +152,11 @@ def _add_classes(texts: dict[str, str], rehearsed: Dataset) -> dict[int, int]:
 
 
 def _without_held_out(rehearsed: Dataset, data: TrainData) -> tuple[Dataset, int]:
-    """The training part of fold 0 of another dataset, without images that this run is stopped early or tested on."""
-    training = set(data.train)
-    held = {image.sha256 for image in data.dataset.images if image.id not in training}
+    """The training part of fold 0 of another dataset, without what belongs to images that this run is judged by."""
+    held = {image.id for image in data.dataset.images} - set(data.train)
     train = rehearsed.split(0).train
-    kept = [image_id for image_id in train if rehearsed.image_by_id[image_id].sha256 not in held]
+    leaking = shared_images(rehearsed, train, data.dataset, sorted(held))
+    kept = [image_id for image_id in train if image_id not in leaking]
     fold = {"train": kept, "val": [], "test": []}
     return replace(rehearsed, splits={"folds": [fold], "official": None}), len(train) - len(kept)
 

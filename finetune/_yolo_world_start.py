@@ -10,11 +10,8 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
-from maskbridge.approach import TrainData
 from maskbridge.errors import OptionError, WeightsError
-from maskbridge.run_info import read_run_info
 from maskbridge.weights import AUTO, NONE, WEIGHTS_VARIABLE, cache_folder, find_local
 
 SCALES = tuple("nsmlx")
@@ -58,59 +55,33 @@ def start_weights(option: str, scale: str) -> tuple[Path | None, str]:
     return path, found
 
 
-def refuse_of_another_fold(start: Path | None, data: TrainData) -> None:
-    """Refuse a checkpoint of ours that has seen images which this fold is stopped early or tested on.
-
-    Raises:
-        OptionError: When it is of another fold of the same dataset, or of all.
-    """
-    info = _run_of(start)
-    if info is None or info["dataset"]["annotations_sha256"] != data.dataset.annotations_sha256:
-        return
-    same_splits = info["dataset"]["splits_sha256"] == data.dataset.splits_sha256
-    if not (same_splits and info["fold"] == data.fold):
-        raise OptionError(
-            "start weights were trained on another fold of the same images",
-            where=start,
-            found=f"fold {info['fold']}",
-            expected=f"fold {data.fold}" if same_splits else "weights from elsewhere",
-        )
-
-
-def source_of(start: Path | None) -> str:
-    """Where start weights came from, for run.json: through a run of ours to where that one started."""
-    if start is None:
-        return NONE
-    info = _run_of(start)
-    return start.name if info is None else f"{info.get('weights_from', 'unknown')}, {start.name} of a run"
-
-
-def _run_of(start: Path | None) -> dict[str, Any] | None:
-    """run.json of the run whose `weights/` a checkpoint lies in."""
-    if start is None or not (start.resolve().parents[1] / "run.json").is_file():
+def local_start(option: str, scale: str) -> Path | None:
+    """The checkpoint or folder that is meant, as far as it is at hand."""
+    if option == NONE:
         return None
-    return read_run_info(start.resolve().parents[1])
-
-
-def _find(option: str, scale: str) -> Path:
     if option == AUTO:
         scales = SCALES[1:] + SCALES[:1] if scale == AUTO else (scale,)
         names = [f"yolov8{one}-worldv2" for one in scales] + [f"yolov8{one}" for one in scales]
-        found = find_local(names, _is_detector)
-        if found is not None:
-            return found
+        return find_local(names, _is_detector)
+    path = Path(option).expanduser()
+    if os.path.exists(path):
+        return path
+    name = option.removesuffix(".pt")
+    return find_local([f"{name}.pt"]) if name in OFFICIAL else None
+
+
+def _find(option: str, scale: str) -> Path:
+    found = local_start(option, scale)
+    if found is not None and found.is_file():
+        return found
+    if option == AUTO:
         raise _not_here(_SMALLEST if scale in (AUTO, "n") else f"yolov8{scale}-worldv2")
     path = Path(option).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise WeightsError("is a folder", where=path, expected="a checkpoint, such as RUN/weights/best.pt")
     name = option.removesuffix(".pt")
     if name in OFFICIAL:
-        local = find_local([f"{name}.pt"])
-        if local is None:
-            raise _not_here(name)
-        return local
+        raise _not_here(name)
     if path.suffix or len(path.parts) > 1:  # a name that is not official is no path
         raise WeightsError("no such file", where=path, remedy="give a checkpoint, an official name, or --weights none")
     raise OptionError(

@@ -161,6 +161,12 @@ class Config:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check(self)
 
+    def start_files(self) -> list[Path]:
+        """SAM's checkpoint and the backbone's."""
+        from finetune._sam_checkpoints import local_files
+
+        return local_files(self)
+
     @property
     def trained_prompts(self) -> tuple[str, ...]:
         """Kinds of prompts that are trained."""
@@ -204,7 +210,7 @@ def check(data: TrainData, config: Config) -> None:
     defective = [image_id for image_id in data.train if table[image_id]]
     if not defective:
         raise DatasetError("no image to train on has a defect", where=data.dataset.path, found=f"fold {data.fold}")
-    negative_count(config.negatives, good=len(data.train), defective=len(defective))
+    negative_count(config.negatives, good=len(data.train) - len(defective), defective=len(defective))
     if config.prompts not in (NONE, _GRID):
         refuse_unfit_source(config.prompts, data.dataset, data.fold)
 

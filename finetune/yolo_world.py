@@ -21,14 +21,15 @@ import numpy as np
 from finetune._yolo_world_data import prepare, refuse_without_defects
 from finetune._yolo_world_forgetting import measure_forgetting, probe_paths
 from finetune._yolo_world_prompts import prompts as prompts_of
-from finetune._yolo_world_start import SCALES, refuse_of_another_fold, source_of, start_weights
+from finetune._yolo_world_start import SCALES, local_start, start_weights
 from finetune._yolo_world_text import HASHED, write_features
 from finetune._yolo_world_tiles import Detections, detect_tiled
 from maskbridge.approach import Context, Detection, PredictData, Prediction, TrainData, Trained
 from maskbridge.dataset import read_image
 from maskbridge.errors import OptionError, WeightsError
 from maskbridge.progress import say
-from maskbridge.weights import AUTO
+from maskbridge.start_weights import source_name
+from maskbridge.weights import AUTO, NONE
 
 SUPERVISED = True
 PREDICT_OPTIONS = ("iou", "tile", "tile_overlap")
@@ -120,6 +121,11 @@ class Config:
                     f"--{name.replace('_', '-')} is out of range", found=getattr(self, name), expected=expected
                 )
 
+    def start_files(self) -> list[Path]:
+        """The checkpoint."""
+        found = local_start(self.weights, self.scale)
+        return [] if found is None else [found]
+
 
 def train(data: TrainData, config: Config, weights: Path, context: Context) -> Trained:
     """Fine-tune, and keep the best epoch on `val` as `best.pt`.
@@ -137,13 +143,12 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
     device = _yolo_world_models.device_name(context.device)
     _yolo_world_fit.amp_of(config.precision, device)  # refused before anything is written
     start, scale = start_weights(config.weights, config.scale)
-    refuse_of_another_fold(start, data)
     prepared = prepare(data, texts, config, context)
     folder = _yolo_world_fit.fit(config, context, prepared, start=start, scale=scale, device=device)
     best = folder / "weights" / "best.pt"
     parameters = _yolo_world_models.keep_classes(best, list(texts), weights / _CHECKPOINT)
     write_features(weights / "text-features.npz", list(texts.values()), prepared.features, prepared.encoder)
-    source = source_of(start)
+    source = NONE if start is None else source_name(start)
     transferred = _yolo_world_fit.transferred(context.work, source)
     rows = (folder / "results.csv").read_text(encoding="utf-8").splitlines()[1:]
     epochs = len({row.split(",")[0].strip() for row in rows})  # one that was begun again after a kill counts once
@@ -153,6 +158,7 @@ def train(data: TrainData, config: Config, weights: Path, context: Context) -> T
         parameters=parameters,
         weights_from=source if prepared.encoder != HASHED else f"{source}, text features {HASHED}",
         trained_on=prepared.trained_on,
+        also_trained_on=prepared.also_trained_on,
         facts={
             "scale": scale,
             "tensors_transferred": transferred,

@@ -4,6 +4,7 @@
     PREDICT_OPTIONS = ("top_k",)                        # optional: fields of Config that `predict` may set again
     PRESETS = {"wide": {"channels": 64}}                # optional: named settings of Config
     class Config: ...                                   # frozen, keyword-only dataclass; field docstrings are the help
+        def start_files(self): ...                      # where it has start weights: the files at hand, see below
     def train(data, config, weights, context): ...      # -> Trained; writes its checkpoint into the folder `weights`
     def predict(data, config, weights, context): ...    # -> iterator of Prediction, one for each image, in order
     SAME_RESULT_OPTIONS = ("chunk",)                    # optional: fields of Config that `--resume` may set anew
@@ -14,6 +15,8 @@
 
 Nothing else is needed: the command line, its help, run folders, thresholds, cross-validation and evaluation find
 the module by its name (`deep_svdd.py` is `deep-svdd`). An approach never touches the files of a run.
+`Config.start_files()` names every file that training takes weights from, and fetches none: what they have seen is held
+against the fold (`maskbridge.start_weights`). A start from a file is told by `start_weights.source_name`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge.dataset import Dataset, FoldName
+from maskbridge.dataset import GOOD, SYNTHETIC, Dataset, FoldName
 from maskbridge.geometry import RLE
 from maskbridge.progress import track
 
@@ -140,12 +143,21 @@ class Trained:
         trained_on: Number of `good`, `defective` and, if any, `synthetic` images used, where it is not all that were
             given.
         facts: Anything else worth keeping, JSON values only.
+        also_trained_on: Other datasets that were trained on as well: the dataset, the fold, and the ids of the images.
     """
 
     parameters: int
     weights_from: str
     trained_on: Mapping[str, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    also_trained_on: Sequence[tuple[Dataset, FoldName, Sequence[int]]] = ()
+
+
+def count_images(dataset: Dataset, image_ids: Sequence[int]) -> dict[str, int]:
+    """`trained_on` of some images."""
+    kinds = [dataset.image_by_id[image_id].defect_type for image_id in image_ids]
+    good, made = kinds.count(GOOD), kinds.count(SYNTHETIC)
+    return {"good": good, "defective": len(kinds) - good - made, **({"synthetic": made} if made else {})}
 
 
 class Approach(Protocol):

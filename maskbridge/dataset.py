@@ -179,6 +179,12 @@ class Dataset:
             table[annotation["image_id"]].append(annotation)
         return table
 
+    @cached_property
+    def without_mask(self) -> frozenset[int]:
+        """Ids of defect images without a defect pixel: which of their pixels are good, nobody can tell."""
+        marked = self.annotations_by_image
+        return frozenset(image.id for image in self.images if not image.is_good and not marked[image.id])
+
     def image_path(self, image_id: int) -> Path:
         """Absolute path of an image file."""
         return self.path / "images" / self.image_by_id[image_id].file_name

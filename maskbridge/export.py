@@ -93,17 +93,18 @@ def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) ->
 def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dict[str, list[Image]]:
     """Images of each part, ascending by id, after `--negatives`; what is left out is entered in the report.
 
-    Images of a defect type without any defect pixel stay out of training: they would teach that the defect is
-    background.
+    Images of a defect type without any defect pixel stay out of `train` and `val`: they would teach, or choose an epoch
+    by it, that the defect is background. In `test` every image stays, so that figures are of the same images.
     """
     split = dataset.split(options.fold)
     images: dict[str, list[Image]] = {part: [dataset.image_by_id[i] for i in split.part(part)] for part in PARTS}
     marked = dataset.annotations_by_image
-    empty = [image for image in images["train"] if not image.is_good and not marked[image.id]]
+    empty = [image for part in ("train", "val") for image in images[part] if image.id in dataset.without_mask]
     good = [image.id for image in images["train"] if image.is_good]
     defective = [image for image in images["train"] if marked[image.id]]
     chosen = set(choose_negatives(options.negatives, good=good, defective=len(defective), seed=options.seed))
     images["train"] = [image for image in images["train"] if marked[image.id] or image.id in chosen]
+    images["val"] = [image for image in images["val"] if image.id not in dataset.without_mask]
     report.left_out = {
         "defect_without_mask": [image.file_name for image in empty],
         "good_beyond_negatives": [dataset.image_by_id[i].file_name for i in good if i not in chosen],

@@ -11,6 +11,7 @@ from maskbridge import plugins
 from maskbridge.errors import OptionError, RunError
 from maskbridge.options import from_stored
 from maskbridge.predictions import Run
+from maskbridge.start_weights import mark, seen_of_run
 
 
 def export_run(path: Path, out: Path | None, format: str, *, overwrite: bool = False) -> Path:
@@ -48,4 +49,5 @@ def export_run(path: Path, out: Path | None, format: str, *, overwrite: bool = F
         raise RunError("is in the way", where=out, remedy="name another file, or add --overwrite")
     config = from_stored(approach.Config, run.info["options"], run.path / "run.json")
     approach.export_model(format, config, run.weights, out)
+    mark(out, seen_of_run(run.path))
     return out

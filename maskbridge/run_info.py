@@ -71,6 +71,8 @@ class _RunInfo(TypedDict, total=False):
     seed: int | None
     device: str | None
     weights_from: str | None
+    start_weights: list[dict[str, str]]
+    seen: list[dict[str, Any]]
     parameters: float | None
     predict_ms_per_image: float | None
     seconds: dict[str, float | None] | None

@@ -9,7 +9,8 @@ A score at or above its threshold is called a defect.
 of a cut is the midpoint between its score, the lowest accepted, and the next lower score, the highest refused
 (the score itself where none is lower, or where no number lies between). Of the cuts with the highest F1, it
 is the one whose threshold is nearest to the midpoint of the lowest and the highest threshold among them; of
-two equally near the lower. The test part is never looked at.
+two equally near the lower. The test part is never looked at. A defect image without a mask counts as an image, not by
+its pixels and detections.
 """
 
 from __future__ import annotations
@@ -158,6 +159,8 @@ def _pixel_entry(view: PredictionView) -> Entry:
         return _none(maps.why)
     counts = PixelCounts(maps.value(image_id) for image_id in view.image_ids)
     for image_id in view.image_ids:
+        if image_id in view.dataset.without_mask:
+            continue
         counts.add(maps.value(image_id), view.dataset.mask(image_id), where=f"image {image_id}")
     if not counts.defective.sum():
         return _none(f"{view.part} has no defective pixel")
@@ -170,7 +173,8 @@ def _detection_entry(view: PredictionView) -> Entry:
         return _none(results.why)
     if view.given_why:
         return _none(view.given_why)
-    boxes = {i: [a["bbox"] for a in view.dataset.annotations_by_image[i]] for i in view.image_ids}
+    told = [image_id for image_id in view.image_ids if image_id not in view.dataset.without_mask]
+    boxes = {i: [a["bbox"] for a in view.dataset.annotations_by_image[i]] for i in told}
     if not any(boxes.values()):
         return _none(f"{view.part} has no defect")
     threshold = detection_threshold(results.value, boxes)

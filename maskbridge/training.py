@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from maskbridge import __version__, plugins
-from maskbridge.approach import Approach, Context, PredictData, TrainData, Trained
-from maskbridge.dataset import GOOD, SYNTHETIC, Dataset, FoldName
+from maskbridge.approach import Approach, Context, PredictData, TrainData, Trained, count_images
+from maskbridge.dataset import Dataset, FoldName
 from maskbridge.errors import OptionError
 from maskbridge.folders import final
 from maskbridge.meters import PhaseMeter
@@ -29,6 +29,7 @@ from maskbridge.predicting import as_read_back, in_order, predict_images, truth_
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
 from maskbridge.run_folders import claimed
+from maskbridge.start_weights import Start, as_kept, mark, seen_in, start_from
 from maskbridge.thresholds import fold_thresholds, held_back_thresholds
 
 HELD_BACK_SHARE = 0.1
@@ -89,17 +90,24 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         )
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
     data = _train_data(approach, dataset, settings.fold)
+    start = start_from(config, data)
     free = same_result_options(name)
     with claimed(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free) as claim:
         if claim.finished is not None:
             say(f"{final(path)}: already trained")
             return claim.finished
-        made = _train_into(claim.folder, approach, data, config, info, settings)
+        made = _train_into(claim.folder, approach, data, config, info, settings, start)
     return Run(path, made.info)
 
 
 def _train_into(
-    folder: Path, approach: Approach, data: TrainData, config: Any, info: dict[str, Any], settings: Settings
+    folder: Path,
+    approach: Approach,
+    data: TrainData,
+    config: Any,
+    info: dict[str, Any],
+    settings: Settings,
+    start: Start,
 ) -> Run:
     """Train in a run folder that is ours, and leave a finished run there."""
     dataset = data.dataset
@@ -111,6 +119,11 @@ def _train_into(
         if settings.fold == "official":
             thresholds = _held_back_thresholds(approach, data, config, context)
         trained = _train(approach, data, config, run.weights, context)
+    name = final(folder).name
+    seen = [seen_in(name, trained.weights_from, dataset, data.fold, train=data.train, val=data.val)]
+    seen += [seen_in(name, trained.weights_from, d, fold, train=ids) for d, fold, ids in trained.also_trained_on]
+    seen += start.seen
+    mark(run.weights, seen)
     with PhaseMeter(context.spared) as validating:
         if thresholds is None:
             write_predictions(folder, "val", predict_images(approach, run, dataset, data.val, config, context))
@@ -121,8 +134,10 @@ def _train_into(
         peak_memory_mb={"train": training.peak_mb, "val": validating.peak_mb},
         parameters=trained.parameters,
         weights_from=trained.weights_from,
+        start_weights=list(start.files),
+        seen=as_kept(seen),
         resumed=resumed,  # seconds of training then cover the last stretch alone
-        trained_on=dict(trained.trained_on or _trained_on(dataset, data.train)),
+        trained_on=dict(trained.trained_on or count_images(dataset, data.train)),
         thresholds={str(settings.fold): thresholds},
         facts=dict(trained.facts),
         versions=package_versions(),
@@ -133,14 +148,17 @@ def _train_into(
 
 
 def check_folds(name: str, dataset: Dataset, config: Any) -> None:
-    """Ask an approach that can tell whether every fold can be trained, before hours go into the first ones.
+    """See whether every fold can be trained and may start so, before hours go into the first ones.
 
     Raises:
         MaskbridgeError: When one cannot.
     """
     approach: Any = plugins.load("approach", name)
-    for fold in range(dataset.fold_count if hasattr(approach, "check") else 0):
-        approach.check(_train_data(approach, dataset, fold), config)
+    for fold in range(dataset.fold_count):
+        data = _train_data(approach, dataset, fold)
+        start_from(config, data)
+        if hasattr(approach, "check"):
+            approach.check(data, config)
 
 
 def same_result_options(name: str) -> tuple[str, ...]:
@@ -228,9 +246,3 @@ def _held_back_thresholds(approach: Approach, data: TrainData, config: Any, cont
         elif prediction.map is not None:
             scores[prediction.image_id] = float(prediction.map.max())
     return held_back_thresholds(scores, maps)
-
-
-def _trained_on(dataset: Dataset, train: tuple[int, ...]) -> dict[str, int]:
-    kinds = [dataset.image_by_id[image_id].defect_type for image_id in train]
-    good, made = kinds.count(GOOD), kinds.count(SYNTHETIC)
-    return {"good": good, "defective": len(train) - good - made, **({"synthetic": made} if made else {})}

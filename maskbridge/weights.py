@@ -95,9 +95,21 @@ def find_backbone(
     Raises:
         WeightsError: As `find_weights`.
     """
-    bare = backbone.removeprefix("tf_")
     what = f"{backbone} weights"
-    return _find(option, names=[bare, f"tf_{bare}"], what=what, download=download, remedy=remedy)
+    return _find(option, names=_backbone_names(backbone), what=what, download=download, remedy=remedy)
+
+
+def local_weights(option: str, names: Sequence[str]) -> list[Path]:
+    """The file that `find_weights` takes, as far as it is at hand: a list of one, or of none."""
+    if option == NONE:
+        return []
+    path = find_local(names) if option == AUTO else Path(option).expanduser()
+    return [] if path is None or not os.path.exists(path) else [path]
+
+
+def local_backbone(backbone: str, option: str) -> list[Path]:
+    """The same of `find_backbone`."""
+    return local_weights(option, _backbone_names(backbone))
 
 
 def find_local(names: Sequence[str], accept: Callable[[Path], bool] = lambda _: True) -> Path | None:
@@ -158,7 +170,7 @@ def _find(
         return None
     if option != AUTO:
         path = Path(option).expanduser()
-        if not path.exists():
+        if not os.path.exists(path):  # False for a name that the system cannot take, too
             raise WeightsError("no such file", where=path, expected=what, remedy=remedy)
         return path
     local = find_local(names)
@@ -175,6 +187,11 @@ def _find(
         raise WeightsError(f"{what} not found and not to be fetched", found=f"{error}", remedy=put) from error
     except WeightsError as error:
         raise WeightsError(str(error), remedy=put) from error
+
+
+def _backbone_names(backbone: str) -> list[str]:
+    bare = backbone.removeprefix("tf_")
+    return [bare, f"tf_{bare}"]
 
 
 def _pinned_download(url: str, sha256: str) -> Download:

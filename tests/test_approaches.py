@@ -87,6 +87,22 @@ def test_its_presets_and_predict_options_are_options(name, module):
 
 
 @approaches
+def test_every_file_that_it_can_start_from_is_named(name, module, tmp_path):
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    options = sorted(option for option in fields if option.endswith("weights"))
+    assert options or name in LEARNS_NOTHING
+    (file := tmp_path / "start.pth").touch()
+    for option in options:
+        needed = {"backbone": "resnet18"} if "backbone" in fields else {}
+        needed |= {"arch": "backbone"} if "arch" in fields else {}
+        config = module.Config(**needed, **{**dict.fromkeys(options, "none"), option: str(file)})
+        assert config.start_files() == [file], option
+        assert module.Config(**needed, **dict.fromkeys(options, "none")).start_files() == []
+        gone = module.Config(**needed, **{**dict.fromkeys(options, "none"), option: str(tmp_path / "gone.pth")})
+        assert gone.start_files() == [], "that it is missing is told where it is read"
+
+
+@approaches
 def test_train_and_predict_take_what_the_contract_says(name, module):
     for function in (module.train, module.predict):
         assert list(inspect.signature(function).parameters) == ["data", "config", "weights", "context"]

@@ -52,6 +52,15 @@ def test_the_balanced_loss_is_that_of_the_paper_at_its_minimum(rare) -> None:
     assert offsets.grad.abs().max() < 1e-4
 
 
+def test_a_defect_image_without_a_mask_is_of_its_type(plates) -> None:
+    dataset = Dataset.open(plates)
+    train = dataset.split(0).train
+    before = balanced_softmax._types(TrainData(dataset=dataset, train=train, val=(), fold=0))
+    bare = dataclasses.replace(dataset, annotations=())
+    names, types = balanced_softmax._types(TrainData(dataset=bare, train=train, val=(), fold=0))
+    assert (names, types.tolist()) == (before[0], before[1].tolist())
+
+
 def test_rare_types_are_found_more_often_with_the_balanced_loss(rare) -> None:
     points, types = rare
     recalls = []

@@ -3,19 +3,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from baselines import _gan
 from baselines._synthesis import SynthesisOptions, synthesize
+from maskbridge.approach import TrainData
 from maskbridge.check import check
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset, read_image
-from maskbridge.errors import DatasetError, MaskbridgeError, OptionError
+from maskbridge.errors import DatasetError, MaskbridgeError, OptionError, WeightsError
 from maskbridge.files import sha256_file, write_json
 from maskbridge.predictions import Run
+from maskbridge.start_weights import mark, seen_in, start_from
 
 COUNT = 5
 
@@ -160,6 +164,21 @@ def test_instances_are_those_of_the_datasets_rule_and_links_are_told(folds: Data
     for image in new.images[len(folds.images) :]:
         assert len(new.annotations_by_image[image.id]) == 1
     assert new.card["changes"]["images_put_there_by"] == {"hard": len(folds.images)}
+
+
+def test_a_run_on_synthetic_images_has_seen_those_they_were_made_of(folds: Dataset, tmp_path: Path) -> None:
+    """Trained on synthetic images alone, of fold 0, which were made of what is tested on here."""
+    new = made(folds, tmp_path / "out")
+    own = [i for i in new.split(0).train if i not in folds.image_by_id]
+    sources = {image.id for image in folds.images if image.group in {new.image_by_id[i].group for i in own}}
+    held = sorted(sources)[:2]
+    splits = {"folds": [{"train": [], "val": [], "test": held}], "official": None}
+    data = TrainData(dataset=dataclasses.replace(folds, splits=splits), train=(), val=(), fold=0)
+    file = tmp_path / "start.pt"
+    torch.save({}, file)
+    mark(file, [seen_in("run", "none", new, 0, train=own)])
+    with pytest.raises(WeightsError, match="found 2 of 2 images of test"):
+        start_from(SimpleNamespace(start_files=lambda: [file]), data)
 
 
 def test_runs_on_both_are_compared_on_the_same_test_images(folds: Dataset, tmp_path: Path, capsys) -> None:

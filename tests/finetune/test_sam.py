@@ -291,6 +291,15 @@ def test_other_weights_or_sizes_have_other_entries():
     assert len(folders) == 3
 
 
+def test_an_encoder_whose_weights_fit_any_size_has_other_entries_for_each():
+    folders = set()
+    for size in (64, 96):
+        torch.manual_seed(0)
+        model = _sam_model.build("backbone", backbone="resnet18", image_size=size)
+        folders.add(_sam_embeddings.Embeddings(model, torch.device("cpu")).folder)
+    assert len(folders) == 2
+
+
 def test_training_the_neck_keeps_the_entries():
     model = tiny()
     before = _sam_embeddings.Embeddings(model, torch.device("cpu")).folder

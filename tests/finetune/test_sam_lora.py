@@ -61,6 +61,19 @@ def test_nothing_changes_at_first(sam):
     same(outputs(sam, package), before)
 
 
+def test_adapters_begin_where_they_can_learn(sam):
+    """With A and B both at zero every gradient would be zero for ever."""
+    parameters = add_adapters(sam, 3, TARGETS)
+    before = outputs(sam)
+    (before[0].tanh().mean() + before[1].sum()).backward()
+    moved = {name: p.grad for name, p in sam.named_parameters() if p.requires_grad and name.endswith(".lora_b")}
+    assert all(gradient.any() for gradient in moved.values()), [name for name, g in moved.items() if not g.any()]
+    torch.optim.SGD(parameters, lr=1.0).step()
+    with torch.no_grad():
+        after = outputs(sam)
+    assert (after[0] - before[0]).abs().max() > 1e-3
+
+
 def test_gradients_go_to_the_adapters_of_both_parts_alone(sam):
     parameters = add_adapters(sam, 3, TARGETS)
     names = {name for name, parameter in sam.named_parameters() if parameter.requires_grad}

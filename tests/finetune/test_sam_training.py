@@ -8,7 +8,9 @@ import torch
 from segment_anything import sam_model_registry
 
 from finetune import _sam_answers, _sam_checkpoints, _sam_embeddings, _sam_model, _sam_training, sam
+from finetune._sam_examples import Examples
 from finetune._sam_lora import add_adapters, merge_adapters
+from finetune._sam_prompts import Item
 from maskbridge.errors import DatasetError, MaskbridgeError, OptionError, RunError, WeightsError
 
 VAL = (1, 7)
@@ -108,6 +110,91 @@ def test_an_empty_target_is_answered_best_by_nothing():
         for level in (-9.0, -1.0, 3.0)
     )
     assert nothing < little < much
+
+
+def test_what_counts_of_an_answer_depends_on_prompt_and_defect():
+    """Of a prompt at no defect the predicted IoU alone; of no prompt at no defect the mask alone."""
+    some, none, inside = np.zeros((8, 8)), np.zeros((8, 8)), np.ones((8, 8))
+    some[2, 3:5] = 1
+    point = np.zeros((1, 2), np.float32)
+    items = [Item(kind, point, target, inside) for kind in ("none", "point") for target in (some, none)]
+    target, _, shown, judged = _sam_answers.tensors(items, torch.device("cpu"))
+    assert target.sum((1, 2)).tolist() == [2, 0, 2, 0]
+    assert shown.tolist() == [1, 1, 1, 0]
+    assert judged.tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["none", "box"])
+def test_the_loss_of_a_step_is_the_mean_over_its_prompts(dataset, lab, kind):
+    """However many there are: twice the same images give the same loss and the same gradients."""
+    config = sam.Config(**lab.tiny, train_prompts=(kind,), cache="off")
+    torch.manual_seed(0)
+    model = _sam_model.build("tiny", backbone="", image_size=64)
+    model.train_only("decoder")
+    fabric = _sam_training.Fabric(accelerator="cpu", devices=1)
+    examples = Examples(dataset, model, None, config, [i.id for i in dataset.images], seed=0)
+    found = []
+    for images in ([7, 8], [7, 8, 7, 8]):
+        model.sam.zero_grad()
+        step = examples.validation(images)
+        loss = _sam_training._backward(fabric, model, examples, step, config)
+        found.append((loss, torch.cat([p.grad.flatten() for p in model.trained() if p.grad is not None])))
+    with torch.no_grad():
+        embeddings = model.encode(examples.validation([7, 8]).inputs([0, 1]))
+        each = []
+        for place, items in enumerate(examples.validation([7, 8]).items):
+            for item in items:
+                answer = _sam_answers.answer(model, embeddings, [item], [place])
+                target = _sam_answers.tensors([item], torch.device("cpu"))
+                each.append(float(_sam_answers.losses(*answer, *target, focal_weight=config.focal_weight)))
+    assert len(each) == 2
+    assert found[0][0] == pytest.approx(np.mean(each), rel=1e-4)
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-3, atol=1e-6)
+
+
+# ---------------------------------------------------------------- which epoch, which rate
+
+
+def test_the_best_epoch_on_val_is_kept_and_val_alone_is_asked(dataset, tmp_path, lab, monkeypatch):
+    asked, states = [], []
+
+    def scored(fabric, model, examples, image_ids, config):
+        asked.append(tuple(image_ids))
+        states.append({name: tensor.clone() for name, tensor in model.sam.state_dict().items()})
+        return [0.2, 0.9, 0.1, 0.3][len(asked) - 1]
+
+    monkeypatch.setattr(_sam_training, "validation_score", scored)
+    _, told = lab.train(dataset, tmp_path, val=VAL, epochs=4)
+    assert asked == [VAL] * 4
+    assert told.facts["best_epoch"] == 2
+    kept = state(tmp_path)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in states[1].items())
+    for other in (0, 2, 3):
+        assert any(not torch.equal(kept[name], tensor) for name, tensor in states[other].items())
+
+
+def test_the_learning_rate_rises_for_a_tenth_of_the_steps_and_falls_along_half_a_cosine(
+    dataset, tmp_path, lab, monkeypatch
+):
+    groups, backward, seen, given = _sam_training._groups, _sam_training._backward, [], []
+
+    def remember(*args):
+        given.extend(groups(*args))
+        return given
+
+    def look(*args):
+        seen.append([group["lr"] for group in given])
+        return backward(*args)
+
+    monkeypatch.setattr(_sam_training, "_groups", remember)
+    monkeypatch.setattr(_sam_training, "_backward", look)
+    lab.train(dataset, tmp_path, epochs=5, batch=3, negatives="0", lr=2e-3, neck_lr=1e-2)  # 10 steps
+    shares = np.array(seen) / np.array([group["most"] for group in given])
+    assert sorted(group["most"] for group in given) == [2e-3, 1e-2]
+    np.testing.assert_allclose(shares[:, 0], shares[:, 1])
+    worked = [0.01, 1, 0.969846, 0.883022, 0.75, 0.586824, 0.413176, 0.25, 0.116978, 0.030154]
+    np.testing.assert_allclose(shares[:, 0], worked, atol=1e-5)
 
 
 # ---------------------------------------------------------------- the same result in other pieces

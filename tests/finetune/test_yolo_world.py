@@ -21,6 +21,7 @@ from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, OptionError, WeightsError
 from maskbridge.files import write_json
 from maskbridge.predictions import Run
+from maskbridge.start_weights import source_name, start_from
 
 PROMPTS = ["plate chip", "plate scratch", "plate stain"]
 #: Runs in a process of its own: a plain Ultralytics model, without any help of ours.
@@ -109,13 +110,17 @@ def test_half_precision_on_a_cpu_is_refused_before_anything_is_written(refuse, p
 
 
 @pytest.mark.slow
-def test_weights_of_a_run_of_another_fold_are_refused_and_their_start_is_told(trained, refuse, data):
-    from finetune._yolo_world_start import source_of
-
+def test_weights_of_a_run_of_another_fold_are_refused_and_their_start_is_told(trained, refuse, data, tmp_path):
     best = trained.weights / "best.pt"
-    line = refuse(OptionError, data=dataclasses.replace(data, fold=1), weights=str(best))
-    assert "start weights were trained on another fold of the same images; found fold 0; expected fold 1" in line
-    assert source_of(best) == "none, text features hashed, best.pt of a run", "still marked"
+    copied = shutil.copy(best, tmp_path / "copied.pt")
+    for path in (best, Path(copied)):
+        config = yolo_world.Config(weights=str(path))
+        assert config.start_files() == [path]
+        assert source_name(path) == f"none, text features hashed, {path.name} of a run", "still marked"
+        assert [seen.fold for seen in start_from(config, data).seen] == [0]
+        other = data.dataset.split(1)
+        with pytest.raises(WeightsError, match=r"images that this fold is judged by; .* seen by run, fold 0 of plates"):
+            start_from(config, dataclasses.replace(data, train=other.train, val=other.val, fold=1))
     assert "is a folder" in refuse(WeightsError, weights=str(trained.path))
 
 

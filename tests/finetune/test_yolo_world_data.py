@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from finetune._yolo_world_text import read_features
 from maskbridge.approach import Context
 from maskbridge.dataset import Dataset
 from maskbridge.errors import OptionError
+from maskbridge.files import sha256_file
 
 HASHED = {"weights": "none", "text_features": "hashed"}
 
@@ -86,3 +90,43 @@ def test_a_dataset_that_leaves_nothing_to_rehearse_is_refused(prepared, plates, 
     (other / "splits.json").write_text(json.dumps(content))
     with pytest.raises(OptionError, match="--rehearse has no image with a defect"):
         prepared(rehearse=str(other))
+
+
+def test_a_rehearsed_image_of_the_group_of_a_held_out_one_is_left_out(prepared, plates, data, tmp_path):
+    """Another exposure of the same part, another file; so is the same picture encoded anew."""
+    other = shutil.copytree(plates, tmp_path / "other")
+    content = json.loads((other / "annotations.json").read_text())
+    content["info"] = {"description": "other"}
+    train = Dataset.open(plates).split(0).train
+    held = data.val[0]
+    rehearsable = [i for i in train if data.dataset.annotations_by_image[i]]
+    sibling, copy = rehearsable[0], rehearsable[1]
+    by_id = {image["id"]: image for image in content["images"]}
+    by_id[sibling]["group"] = by_id[held]["group"]
+    path = other / "images" / by_id[copy]["file_name"]
+    picture = cv2.imread(str(data.dataset.image_path(data.val[1])))
+    path.write_bytes(cv2.imencode(".png", cv2.rotate(picture, cv2.ROTATE_180))[1].tobytes())
+    by_id[copy] |= {"sha256": sha256_file(path), "width": picture.shape[1], "height": picture.shape[0]}
+    by_id[data.val[1]]["sha256"] = "0" * 64  # the other dataset has the copy alone
+    (other / "annotations.json").write_text(json.dumps(content))
+    _, done = prepared(rehearse=str(other), negatives="0")
+    assert done.rehearsed_left_out == 2
+    assert done.rehearsed == len(rehearsable) - 2
+    [(dataset, _, ids)] = done.also_trained_on
+    assert dataset.path == other
+    assert set(ids) == set(train) - {sibling, copy}
+
+
+@pytest.mark.parametrize("tile", [0, 40])
+def test_a_defect_image_without_a_mask_is_no_background(data, prepared, tmp_path, tile):
+    lost = [next(i for i in part if data.dataset.annotations_by_image[i]) for part in (data.train, data.val)]
+    annotations = tuple(a for a in data.dataset.annotations if a["image_id"] not in lost)
+    bare = dataclasses.replace(data, dataset=dataclasses.replace(data.dataset, annotations=annotations))
+    context = Context(device="cpu", seed=0, work=tmp_path / "work")
+    config = yolo_world.Config(**HASHED, tile=tile, negatives="all")
+    folder = prepare(bare, prompts(bare.dataset), config, context).yaml.parent
+    for part, image_id in zip(("train", "val"), lost, strict=True):
+        name = Path(data.dataset.image_by_id[image_id].file_name)
+        names = [path.name for path in (folder / "images" / part).iterdir()]
+        assert names
+        assert not [each for each in names if name.stem in each.split("__")[2] and f"__{name.parent.name}__" in each]

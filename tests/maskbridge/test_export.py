@@ -45,14 +45,18 @@ def test_the_seed_chooses_other_negatives(tiles):
 
 
 def test_a_defect_image_without_a_mask_stays_out_of_training_and_is_named(tiles):
+    """Out of `val` too, by which an epoch is chosen; the test part stays what it is."""
     split = tiles.split(0)
-    lost = next(i for i in split.train if tiles.annotations_by_image[i])
-    kept = next(i for i in split.test if tiles.annotations_by_image[i])
-    annotations = tuple(a for a in tiles.annotations if a["image_id"] not in (lost, kept))
+    lost, stopped, kept = (
+        next(i for i in part if tiles.annotations_by_image[i]) for part in dataclasses.astuple(split)
+    )
+    annotations = tuple(a for a in tiles.annotations if a["image_id"] not in (lost, stopped, kept))
     images, report = chosen(dataclasses.replace(tiles, annotations=annotations))
-    assert lost not in {image.id for image in images["train"]}
-    assert kept in {image.id for image in images["test"]}
-    assert report.left_out["defect_without_mask"] == [tiles.image_by_id[lost].file_name]
+    assert {image.id for image in images["train"]} == set(split.train) - {lost}
+    assert {image.id for image in images["val"]} == set(split.val) - {stopped}
+    assert {image.id for image in images["test"]} == set(split.test)
+    assert report.left_out["defect_without_mask"] == [tiles.image_by_id[i].file_name for i in (lost, stopped)]
+    assert report.images["val"] == len(split.val) - 1
 
 
 def test_a_fold_that_is_not_there_and_negatives_that_are_none_are_refused(tiles):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_curve
@@ -131,6 +133,28 @@ def test_perfect_maps_give_all_three_thresholds(tmp_path):
     assert thresholds["pixel"]["value"] == pytest.approx(0.5)
     assert thresholds["detection"]["value"] == 1.0
     assert all("val" in entry["rule"] for entry in thresholds.values())
+
+
+def test_a_defect_image_without_a_mask_counts_by_its_score_alone(tmp_path):
+    """Whether its map and detections are right, nobody can tell."""
+    masks = masks_of_two_defects()
+    found = [Prediction(image_id=i, score=float(m.any()), map=m.astype(np.float32),
+                        detections=[Detection(box_ltwh=(2, 3, 4, 5), score=0.9)] if m.any() else [])
+             for i, m in enumerate(masks, start=1)]  # fmt: skip
+    run, dataset = run_with(tmp_path / "plain", found), dataset_of(masks, tmp_path)
+    plain = fold_thresholds(run, dataset)
+    lost = len(masks) + 1
+    extra = dataclasses.replace(dataset.images[0], id=lost, origin="test/crack", group=lost)
+    splits = {"folds": [{"train": [], "val": [*range(1, lost + 1)], "test": []}], "official": None}
+    longer = dataclasses.replace(dataset, images=(*dataset.images, extra), splits=splits)
+    assert longer.without_mask == {lost}
+    noise = np.random.default_rng(0).uniform(0, 3, masks[0].shape).astype(np.float32)
+    alarms = [Detection(box_ltwh=(x, 1, 3, 4), score=0.9 + x / 1000) for x in range(12)]
+    found.append(Prediction(image_id=lost, score=0.25, map=noise, detections=alarms))
+    entries = fold_thresholds(run_with(tmp_path / "longer", found), longer)
+    assert entries["pixel"] == plain["pixel"]
+    assert entries["detection"] == plain["detection"]
+    assert (plain["image"]["value"], entries["image"]["value"]) == (0.5, 0.125), "it is a defect by its score"
 
 
 def test_detections_alone_give_all_three_thresholds(tmp_path):

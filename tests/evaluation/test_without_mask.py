@@ -1,0 +1,41 @@
+"""Defect images without a mask: their type is known, which of their pixels are good is not."""
+
+import numpy as np
+import pytest
+
+from evaluation.metrics import evaluate
+from maskbridge.approach import Detection, Prediction
+
+JUDGED_BY_PIXELS = ("pixel", "instance", "instance_by_type", "mask", "detection_rate_by_type")
+
+
+@pytest.fixture
+def metrics(masks, new_dataset, new_run, truth, tmp_path):
+    """Metrics with and without such an image, whose map, boxes and masks are all alarms."""
+    found = {}
+    for name, items in (("without", masks), ("with", [*masks, (np.zeros((24, 36), np.uint8), "crack")])):
+        dataset = new_dataset(tmp_path / name, items)
+        ids = [image.id for image in dataset.images]
+        predictions = list(truth(dataset, ids))
+        if name == "with":
+            [lost] = dataset.without_mask
+            whole = Detection(
+                box_ltwh=(0, 0, 36, 24), score=0.99, category_id=1, segmentation=dataset.annotations[0]["segmentation"]
+            )
+            noise = np.random.default_rng(0).uniform(0, 9, (24, 36)).astype(np.float32)
+            predictions[-1] = Prediction(image_id=lost, score=0.0, map=noise, detections=[whole] * 3)
+        run = new_run(tmp_path / f"{name}-run", dataset, predictions)
+        found[name] = evaluate(run, dataset, "test", samples=20).metrics
+    return found
+
+
+@pytest.mark.parametrize("family", JUDGED_BY_PIXELS)
+def test_no_figure_of_pixels_and_boxes_counts_it(metrics, family):
+    values = [{name: each["value"] for name, each in metrics[how][family].items()} for how in ("with", "without")]
+    assert values[0] == values[1]
+
+
+def test_figures_of_images_count_it_as_a_defect(metrics):
+    assert metrics["with"]["images"]["defective"] == metrics["without"]["images"]["defective"] + 1
+    assert metrics["without"]["image"]["auroc"]["value"] == 1
+    assert metrics["with"]["image"]["auroc"]["value"] < 1, "its score is that of a good image"
