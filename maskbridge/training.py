@@ -24,6 +24,7 @@ from maskbridge.approach import Approach, Context, PredictData, TrainData, Train
 from maskbridge.dataset import GOOD, SYNTHETIC, Dataset, FoldName
 from maskbridge.errors import OptionError
 from maskbridge.meters import PhaseMeter
+from maskbridge.official import REMEDY, leak_note
 from maskbridge.predicting import as_read_back, in_order, predict_images, truth_given
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
@@ -88,6 +89,8 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
     resumed = settings.resume and any((path / name).is_dir() for name in ("weights", "work/calibration"))
     data = _train_data(approach, dataset, settings.fold)
+    if settings.fold == "official" and (note := leak_note(dataset.images, dataset.splits["official"])):
+        say(f"{dataset.path}: {note}; {REMEDY}")
     free = same_result_options(name)
     finished = claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free)
     if finished is not None:
