@@ -130,6 +130,9 @@ def _kinds(category: Path, reading: Reading) -> list[_Kind]:
             own = {kind.name} if not is_good and not of_masks.is_dir() else set[str]()
             strange = [name for name in inner if name.lower() in _MASK_FOLDERS]
             strange += [name for name in own if name.lower() in _MASK_FOLDERS | _IMAGE_FOLDERS]
+            beside = [path for key, path in images.items() if is_good and _is_mask_of_another(key, images)]
+            if beside:
+                raise _other_layout(category, f"masks among the images, such as {beside[0].relative_to(category)}")
             if strange:
                 deeper = "" if strange[0] == kind.name else f"/…/{strange[0]}"
                 raise _other_layout(category, f"{folder.name}/{kind.name}{deeper}")
@@ -207,11 +210,16 @@ def _read_category(folder: Path, kinds: list[_Kind], reading: Reading) -> Source
 def _mask_of(key: str, kind: _Kind) -> Path | None:
     """The mask of an image, `<key>_mask` or `<key>`; None where it has none."""
     named = kind.masks.get(key + MASK_SUFFIX, [])
-    alike = [] if key.endswith(MASK_SUFFIX) and key[: -len(MASK_SUFFIX)] in kind.images else kind.masks.get(key, [])
+    alike = [] if _is_mask_of_another(key, kind.images) else kind.masks.get(key, [])
     found = [*named, *alike]
     if len(found) > 1:
         raise SourceError("two masks for one image", where=found[0], found=f"also {found[1].name}")
     return found[0] if found else None
+
+
+def _is_mask_of_another(key: str, images: dict[str, Path]) -> bool:
+    """Whether an image is called like the mask of one beside it."""
+    return key.endswith(MASK_SUFFIX) and key.removesuffix(MASK_SUFFIX) in images
 
 
 def _expected(folder: Path, truth: Path, lonely: list[tuple[_Kind, str, Path]], orphans: list[Path]) -> str:

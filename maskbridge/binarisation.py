@@ -4,7 +4,7 @@ File by file: with two values, 0 and another, a pixel is defect where it is > 0;
 the file's highest value (the soft rim of an anti-aliased mask, the noise of a JPEG). Over the whole source, masks are
 label masks, and refused, if in any file a value between 0 and the highest fills a 3 x 3 patch, or if some files have
 three or more values, the source has at most five, and in those files the middle ones make up more than 1 % of the
-pixels that are not 0.
+pixels that are not 0. In lossy files a middle value is one from a quarter to three quarters of the highest.
 
     values = mask_values(mask)                    # mask: H x W, uint8 or uint16, as `masks.read_mask` gives it
     refuse_labels({"test/crack/000.png": values}, source)
@@ -45,10 +45,10 @@ class Values:
     Attributes:
         distinct: All distinct values, ascending.
         above_zero_px: Pixels that are not 0.
-        middle_px: Pixels between 0 and the highest value, both excluded.
+        middle_px: Pixels of middle values: between 0 and the highest, both excluded; in lossy files from a quarter to
+            three quarters of the highest.
         defect_px: Pixels that the rule calls defect.
-        patches: Middle values that fill a 3 x 3 patch, ascending; of lossy files those between a quarter and three
-            quarters of the highest value alone.
+        patches: Middle values that fill a 3 x 3 patch, ascending.
     """
 
     distinct: tuple[int, ...]
@@ -88,12 +88,13 @@ def mask_values(mask: RawMask, *, lossy: bool = False) -> Values:
     values = Values(distinct=distinct, above_zero_px=above, middle_px=0, defect_px=above, patches=())
     if values.rule == TWO_VALUES:
         return values
+    low, high = _middle(values.highest, lossy=lossy)
     return Values(
         distinct=distinct,
         above_zero_px=above,
-        middle_px=above - int(np.count_nonzero(mask == values.highest)),
+        middle_px=int(np.count_nonzero((mask >= low) & (mask <= high))),
         defect_px=int(np.count_nonzero(mask >= values.threshold)),
-        patches=_patches(mask, values.highest, lossy=lossy),
+        patches=_patches(mask, low, high),
     )
 
 
@@ -182,10 +183,14 @@ def listed(values: list[int]) -> str:
     return ", ".join(map(str, values[:_LISTED])) + (f" and {len(values) - _LISTED} more" if values[_LISTED:] else "")
 
 
-def _patches(mask: RawMask, highest: int, *, lossy: bool) -> tuple[int, ...]:
-    """Middle values that fill a 3 x 3 patch."""
+def _middle(highest: int, *, lossy: bool) -> tuple[int, int]:
+    """First and last of the values that are neither background nor the highest, nor the noise of either."""
+    return (-(-highest // 4), highest * 3 // 4) if lossy else (1, highest - 1)
+
+
+def _patches(mask: RawMask, low: int, high: int) -> tuple[int, ...]:
+    """Values from `low` to `high` that fill a 3 x 3 patch."""
     square = np.ones((3, 3), np.uint8)
     flat = (cv2.erode(mask, square) == cv2.dilate(mask, square))[1:-1, 1:-1]
     values = np.unique(mask[1:-1, 1:-1][flat]).astype(np.int64)
-    low, high = (highest / 4, highest * 3 / 4) if lossy else (1, highest - 1)
     return tuple(int(value) for value in values if low <= value <= high)

@@ -31,7 +31,7 @@ from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, sta
 from maskbridge.named_groups import named_groups
 from maskbridge.official import leak_note, two_types
 from maskbridge.progress import say, track
-from maskbridge.source import Reading, Source, SourceImage, WithoutMask
+from maskbridge.source import Reading, Source, SourceImage, WithoutMask, ignored_by_reason, refuse_unwritable_names
 from maskbridge.splits import make_splits
 
 Item = TypeVar("Item")
@@ -131,7 +131,7 @@ def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> li
 def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, Any]:
     """Make the dataset of one product in an empty folder; returns its card."""
     cv2.setNumThreads(1)
-    _refuse_unwritable_names(source)
+    refuse_unwritable_names(source)
     named = named_groups(source, options.group_by, options.groups)
     examined = list(
         track(
@@ -141,11 +141,11 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
         )
     )
     values = {
-        item.file_name: found.values
-        for item, found in zip(source.images, examined, strict=True)
-        if found.values is not None
+        item: found.values for item, found in zip(source.images, examined, strict=True) if found.values is not None
     }
-    binarisation.refuse_labels(values, source.path)
+    binarisation.refuse_labels(
+        {os.path.relpath(item.mask or item.path, source.path): each for item, each in values.items()}, source.path
+    )
     _refuse_types_without_defect(source, examined)
     pairs = near_duplicates.near_duplicate_pairs(
         np.stack([item.signature for item in examined]), lambda index: _load(source.images[index].path)
@@ -181,7 +181,7 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
     changes = {
         "dropped_instances": _dropped(images, examined),
         "empty_masks": _empty(source, examined),
-        "ignored_files": _ignored(source),
+        "ignored_files": ignored_by_reason(source),
         "one_picture_two_types": two_types(
             [(source.images[one].file_name, source.images[other].file_name) for one, other in pairs],
             {image.file_name: image.defect_type for image in images},
@@ -200,7 +200,7 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
             "instances": options.instances,
             "connectivity": 8,
             "min_area": options.min_area,
-            "binarisation": binarisation.rules_of(values),
+            "binarisation": binarisation.rules_of({item.file_name: each for item, each in values.items()}),
             "groups": _group_rule(options, source, pairs, images),
         },
         origin={
@@ -241,16 +241,6 @@ def _refuse_here(targets: Iterable[Path]) -> None:
                 expected="a folder of the dataset's own",
                 remedy="name a new one, such as ./dataset",
             )
-
-
-def _refuse_unwritable_names(source: Source) -> None:
-    for name in (str(source.path.resolve()), *source.ignored, *(item.file_name for item in source.images)):
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise SourceError(
-                "has a name that is not UTF-8", where=source.path, found=ascii(name), remedy="rename it"
-            ) from error
 
 
 def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None:
@@ -352,13 +342,6 @@ def _empty(source: Source, examined: Sequence[_Examined]) -> dict[str, Any]:
         if item.defect_type != GOOD and not found.instances and not found.dropped
     ]
     return {"count": len(names), "files": names}
-
-
-def _ignored(source: Source) -> dict[str, Any]:
-    reasons: dict[str, list[str]] = {}
-    for name, reason in source.ignored.items():
-        reasons.setdefault(reason, []).append(name)
-    return {"count": len(source.ignored), "files": list(source.ignored), "reasons": reasons}
 
 
 def _group_rule(

@@ -2,7 +2,7 @@
 
 A new input format is one module with a function `read(source: Path, reading: Reading) -> list[Source]`; everything
 else (binarisation, instances, groups, splits, hashes, writing) is `maskbridge.convert`. Every file of a source is used,
-or named as ignored with the reason.
+or named as ignored with the reason; hidden ones are passed over.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from maskbridge.errors import SourceError
 
@@ -159,6 +159,37 @@ def ignored_files(folder: Path, used: Iterable[Path], reason: Callable[[Path], s
         for path in files_below(folder)
         if path not in taken
     }
+
+
+def ignored_by_reason(source: Source) -> dict[str, Any]:
+    """What dataset.json says of the files that are not used: `count`, `files`, and `reasons` with the files of each."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in source.ignored.items():
+        reasons.setdefault(reason, []).append(name)
+    return {"count": len(source.ignored), "files": list(source.ignored), "reasons": reasons}
+
+
+def refuse_unwritable_names(source: Source) -> None:
+    """Refuse names that cannot stand in a dataset: not UTF-8, or a type that is no name of a folder.
+
+    Raises:
+        SourceError: When there is one.
+    """
+    for name in (str(source.path.resolve()), *source.ignored, *(item.file_name for item in source.images)):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise SourceError(
+                "has a name that is not UTF-8", where=source.path, found=ascii(name), remedy="rename it"
+            ) from error
+    for item in source.images:
+        if item.defect_type in ("", ".", ".."):
+            raise SourceError(
+                "has a type that cannot be the name of a folder",
+                where=item.path,
+                found=repr(item.defect_type),
+                remedy="rename it",
+            )
 
 
 def refuse_unpaired(images: Sequence[Path], masks: Sequence[Path], folder: Path, *, expected: str, hint: str) -> None:

@@ -186,6 +186,12 @@ def test_another_layout_is_told_as_such(tmp_path: Path, refused: Refused, photo,
     assert "for another layout: move good images to train/good" in line
 
 
+def test_masks_among_good_images_are_another_layout(source: Path, refused: Refused) -> None:
+    cv2.imwrite(str(source / "test/good/001_mask.png"), np.zeros((48, 64), np.uint8))
+    line = refused("convert", "mvtec", source, source.parent / "out")
+    assert "found masks among the images, such as test/good/001_mask.png" in line
+
+
 def test_a_type_may_be_called_label(source: Path) -> None:
     for root in ("test", "ground_truth"):
         (source / root / "crack").rename(source / root / "label")

@@ -276,9 +276,12 @@ def test_one_picture_under_two_types_is_told_by_convert_card_and_check(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(source / "test/crack/001.png", source / "test/stain/002.png")
+    shutil.copy(source / "test/crack/000.png", source / "test/crack/003.png")
     dataset = converted(source)
     told = "one picture under two types: test/crack/001.png and test/stain/002.png"
-    assert told in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("one picture under two types") == 1, "two of one type are no contradiction"
     for command in ("card", "check"):
         assert main([command, str(dataset.path)]) == 0
         assert told in capsys.readouterr().out
@@ -406,13 +409,36 @@ def test_a_damaged_image_or_mask_is_refused(source: Path, refused: Refused, whic
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_label_masks_are_refused_with_their_values(source: Path, refused: Refused, dtype: type, zoo) -> None:
     labels = (zoo["several"] > 0).astype(dtype)
-    labels[20:40, 40:50] *= 2
+    labels[20:40, 40:50] *= 9
     cv2.imwrite(str(source / "ground_truth/stain/003_mask.png"), labels)
     line = refused("convert", "mvtec", source, source.parent / "out")
     assert f"{source}: masks hold labels" in line
-    assert "found values 0, 1, 2 in 1 of 8 masks, the first test/stain/003.png, where 1 fills 3x3 pixels" in line
+    assert (
+        "found values 0, 1, 9 in 1 of 8 masks, the first ground_truth/stain/003_mask.png, where 1 fills 3x3 pixels"
+        in line
+    )
     assert "write binary masks (0 and 255), one for each defect type" in line
     assert "--values" not in line
+
+
+def test_a_jpeg_mask_is_read_as_one(source: Path, zoo) -> None:
+    """A quarter of the highest value and less is noise there, however wide."""
+    (source / "ground_truth/stain/003_mask.png").unlink()
+    mask = np.where(zoo["several"] > 0, 255, 40).astype(np.uint8)
+    cv2.imwrite(str(source / "ground_truth/stain/003_mask.jpg"), mask, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    dataset = converted(source)
+    found = dataset.mask(image_named(dataset, "test/stain/003.png").id)
+    np.testing.assert_array_equal(found, zoo["several"] > 0)
+
+
+@pytest.mark.parametrize("name", ["..", ".", ""])
+def test_a_type_that_names_no_folder_is_refused(tmp_path: Path, refused: Refused, photo, name: str) -> None:
+    folder = tmp_path / "tiles" / f"MT_{name}" / "Imgs"
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "exp1_num_1.jpg"), photo(1))
+    cv2.imwrite(str(folder / "exp1_num_1.png"), np.full((48, 64), 255, np.uint8))
+    line = refused("convert", "magnetic-tile", tmp_path / "tiles", tmp_path / "out")
+    assert f"has a type that cannot be the name of a folder; found '{name}'; rename it" in line
 
 
 def test_a_file_name_that_is_not_utf_8_is_refused(source: Path, refused: Refused) -> None:
