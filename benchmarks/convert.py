@@ -25,6 +25,7 @@ import numpy as np
 
 from converters.mvtec import read
 from maskbridge import geometry, masks
+from maskbridge.binarisation import mask_values
 from maskbridge.dataset import Dataset
 from maskbridge.files import link_file, sha256_file
 from maskbridge.sample import make_sample
@@ -62,7 +63,7 @@ def mask_path(source: Path) -> tuple[float, float]:
         middle = time.perf_counter()
         for path in paths:
             mask = masks.read_mask(path)
-            masks.mask_values(mask)
+            mask_values(mask)
             geometry.instances(mask)
         decode.append(middle - start)
         whole.append(time.perf_counter() - middle)

@@ -16,6 +16,7 @@ from evaluation.columns import COSTS, Column, short
 from evaluation.comparison import Comparison
 from evaluation.metrics import Evaluation
 from evaluation.tables import Table
+from maskbridge.official import leak_note
 
 #: What stands in a cell without a value.
 ABSENT = "-"
@@ -50,6 +51,8 @@ class Row:
         weights_from: Where its start weights came from.
         truth_given: What of the truth it was given; None where nothing.
         metrics: Content of its metrics.json.
+        leak: What a reader has to know of near-duplicates across the official parts it was trained and judged on; None
+            where there are none.
     """
 
     run: str
@@ -57,22 +60,27 @@ class Row:
     weights_from: str
     truth_given: str | None
     metrics: dict[str, Any]
+    leak: str | None = None
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Row:
         """The row of a run."""
         run = evaluation.run
         weights_from = str(run.info.get("weights_from", "unknown"))
-        return cls(run.name, str(run.info["approach"]), weights_from, run.truth_given, evaluation.metrics)
+        official = evaluation.dataset.splits["official"] if run.info["fold"] == "official" else None
+        leak = leak_note(evaluation.dataset.images, official)
+        return cls(run.name, str(run.info["approach"]), weights_from, run.truth_given, evaluation.metrics, leak)
 
     @property
     def marks(self) -> list[tuple[str, str]]:
-        """Mark and note of start weights that make a figure say less about the approach."""
+        """Mark and note of what makes a figure say less about the approach: start weights, leaks."""
         marks = []
         if re.search(r"^none|: none$", self.weights_from):
             marks.append(("†", "random initialisation: no pretrained weights, or none of the image encoder"))
         if "hash" in self.weights_from:
             marks.append(("‡", "hashed text features instead of a text encoder's"))
+        if self.leak is not None:
+            marks.append(("§", self.leak))
         return marks
 
 

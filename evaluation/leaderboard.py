@@ -87,6 +87,7 @@ class Leaderboard:
                     "approach": row.approach,
                     "weights_from": row.weights_from,
                     "truth_given": row.truth_given,
+                    "marks": [note for _, note in row.marks],
                     "metrics": row.metrics,
                 }
                 for row in self.rows

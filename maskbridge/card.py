@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from maskbridge import __version__
+from maskbridge.binarisation import listed, named_losses
 from maskbridge.dataset import GOOD, SYNTHETIC, Image
+from maskbridge.source import first_names
 
 #: Type of images with several kinds of defect at once (MVTec AD cable and others).
 COMBINED = "combined"
@@ -76,6 +78,40 @@ def make_card(
     }
 
 
+def summary(card: dict[str, Any]) -> str:
+    """Counts of images, instances and groups in one line."""
+    totals = card["totals"]
+    return f"{totals['images']} images, {totals['instances']} instances, {card['rules']['groups']['groups']} groups"
+
+
+def conversion_lines(card: dict[str, Any]) -> list[str]:
+    """What whoever converts has to know: what was dropped, left out or ignored, and what spoils figures."""
+    changes, lines = card["changes"], []
+    losses = named_losses(card["rules"]["binarisation"])
+    good = card["classes"][GOOD]["images_per_part"]
+    if changes["dropped_instances"]["count"]:
+        lines.append(f"{changes['dropped_instances']['count']} instances dropped by --min-area, named in dataset.json")
+    if changes["empty_masks"]["count"]:
+        lines.append(f"{changes['empty_masks']['count']} defect images have an empty mask, named in dataset.json")
+    if losses:
+        lines.append(
+            f"{len(losses)} masks lose a fifth of their pixels above 0 or more, cut at half their highest value, "
+            f"named in dataset.json: {first_names(losses)}"
+        )
+    for reason, names in changes["ignored_files"]["reasons"].items():
+        lines.append(f"{len(names)} files ignored, named in dataset.json: {reason}: {first_names(names)}")
+    for one, other in changes["one_picture_two_types"]:
+        lines.append(f"one picture under two types: {one} and {other}")
+    if not any(count for part, count in good.items() if part != "train"):
+        lines.append("no good image outside the training part: false alarms and AUROC cannot be measured")
+    if changes["official_leaks_dropped"]:
+        names = changes["official_leaks_dropped"]
+        lines.append(f"{len(names)} images left out of the official training part: {first_names(names)}")
+    if changes["official_leaks"]:
+        lines.append(f"{changes['official_leaks']}; --drop-leaks leaves the training copies out")
+    return lines
+
+
 def card_text(card: dict[str, Any]) -> str:
     """The card as Markdown."""
     tail, totals, groups = card["long_tail"], card["totals"], card["rules"]["groups"]
@@ -103,7 +139,7 @@ def card_text(card: dict[str, Any]) -> str:
         f"- groups: {groups['groups']}, the largest of {groups['largest']} images (by {groups['by']})",
         f"- instances: {card['rules']['instances']}, 8-connected, smallest kept {card['rules']['min_area']} px",
     ]
-    lines += [f"- masks ({name}): {rule['rule']}" for name, rule in card["rules"]["binarisation"].items()]
+    lines += [f"- {line}" for line in _masks(card["rules"]["binarisation"])]
     for number, fold in enumerate(card["splits"]["folds"]):
         lines.append(f"- fold {number}: train {fold['train']}, val {fold['val']}, test {fold['test']}")
     official = card["splits"]["official"]
@@ -128,15 +164,33 @@ def _changes(changes: dict[str, Any]) -> list[str]:
         lines.append(f"  - {name}: {', '.join(map(str, areas))} px")
     lines.append(f"- defect images with an empty mask: {changes['empty_masks']['count']}")
     lines += [f"  - {name}" for name in changes["empty_masks"]["files"]]
-    lines.append(f"- files that are neither image nor mask: {changes['ignored_files']['count']}")
-    lines += [f"  - {name}" for name in changes["ignored_files"]["files"]]
+    lines.append(f"- files ignored: {changes['ignored_files']['count']}")
+    reasons = changes["ignored_files"].get("reasons", {"neither image nor mask": changes["ignored_files"]["files"]})
+    lines += [f"  - {name}: {reason}" for reason, names in reasons.items() for name in names]
     for fold, names in changes["train_images_left_out"].items():
         lines.append(f"- left out of training in fold {fold}, near-duplicates of val or test: {', '.join(names)}")
     for name, count in changes["types_smaller_than_folds"].items():
         lines.append(f"- type {name} has {count} images, fewer than folds")
     for names in changes["groups_across_official_parts"].values():
         lines.append(f"- near-duplicates across the official parts: {', '.join(names)}")
+    for name in changes.get("official_leaks_dropped", []):
+        lines.append(f"- left out of the official training part by --drop-leaks: {name}")
+    if changes.get("official_leaks"):
+        lines.append(f"- {changes['official_leaks']}")
+    for one, other in changes.get("one_picture_two_types", []):
+        lines.append(f"- one picture under two types: {one} and {other}")
     return lines
+
+
+def _masks(rules: dict[str, Any]) -> list[str]:
+    """What the binarisation made of the masks."""
+    lines = []
+    for name, rule in rules.items():
+        values = f", values {listed(rule['values'])}" if "masks" in rule and "values" in rule else ""
+        highest = f", highest {listed(rule['highest'])}" if "highest" in rule else ""
+        count = f"; {rule['masks']} masks{values}{highest}" if "masks" in rule else ""
+        lines.append(f"masks ({name}): {rule['rule']}{count}")
+    return [*lines, *(f"mask loses {lost} above 0 to that cut: {name}" for name, lost in named_losses(rules).items())]
 
 
 def _distribution(values: Sequence[float]) -> dict[str, float] | None:

@@ -18,23 +18,41 @@ from maskbridge import geometry
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import sha256_file
+from maskbridge.official import leak_note, two_types
 from maskbridge.run_lengths import run_lengths
 
 
 def check(path: str | Path) -> list[str]:
     """Every problem of a dataset folder, one line each; an empty list means that it is whole."""
+    return check_and_remark(path)[0]
+
+
+def check_and_remark(path: str | Path) -> tuple[list[str], list[str]]:
+    """Every problem of a dataset folder, and what to look at in one that is whole, one line each."""
     folder = Path(path)
     try:
         dataset = Dataset.open(folder)
     except MaskbridgeError as error:
-        return [str(error)]
+        return [str(error)], []
     problems: list[str] = []
-    for look in (_check_hashes, _check_images, _check_annotations, _check_splits):
+    remarks: list[str] = []
+    for look in (_check_hashes, _check_images, _check_annotations, _check_splits, _remarks):
         try:
-            problems.extend(look(dataset))
+            (remarks if look is _remarks else problems).extend(look(dataset))
         except Exception as error:  # whatever a damaged file does, it is one line of the report
             problems.append(f"{folder}: has an entry of the wrong kind ({error!r})")
-    return problems
+    return problems, remarks
+
+
+def _remarks(dataset: Dataset) -> Iterator[str]:
+    """One picture under two types, and leaks across the official parts."""
+    pairs = dataset.card.get("rules", {}).get("groups", {}).get("near_duplicates", [])
+    types = {image.file_name: image.defect_type for image in dataset.images}
+    for one, other in two_types(pairs, types):
+        yield f"one picture under two types: {one} and {other}"
+    note = leak_note(dataset.images, dataset.splits.get("official"))
+    if note is not None:
+        yield note
 
 
 def _check_hashes(dataset: Dataset) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """From a source of images and masks to a dataset folder.
 
-One pass decodes every image and mask once: hash, size, signature, instances. Then the binarisation rule is decided
-over the whole source, images are grouped and dealt into folds, and the folder is written beside its place and moved
-there when it is whole.
+One pass decodes every image and mask once: hash, size, signature, instances. Then label masks are refused over the
+whole source, images are grouped and dealt into folds, and the folder is written beside its place and moved there when
+it is whole; of several products, when all are.
 
     convert("mvtec", Path("bottle"), Path("datasets/bottle"), ConvertOptions())
 """
@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,15 +23,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge import __version__, geometry, masks, near_duplicates, plugins
-from maskbridge.card import make_card
-from maskbridge.dataset import Image
+from maskbridge import __version__, binarisation, geometry, masks, near_duplicates, plugins
+from maskbridge.card import conversion_lines, make_card, summary
+from maskbridge.dataset import GOOD, Image
 from maskbridge.errors import OptionError, SourceError
 from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, write_json
 from maskbridge.folders import staged_folder
 from maskbridge.named_groups import named_groups
+from maskbridge.official import leak_note, two_types
 from maskbridge.progress import say, track
-from maskbridge.source import Source, SourceImage
+from maskbridge.source import Reading, Source, SourceImage, WithoutMask, ignored_by_reason, refuse_unwritable_names
 from maskbridge.splits import make_splits
 
 Item = TypeVar("Item")
@@ -56,6 +58,14 @@ class ConvertOptions:
     """CSV file with the columns file_name (<part>/<type>/<name>) and group"""
     link: LinkMode = "hard"
     """how images get into the dataset: hard links where possible (else copies), copies, or symbolic links"""
+    good: tuple[str, ...] = ()
+    """name of a type whose images are good, beside the layout's own; may be given several times"""
+    without_mask: WithoutMask = "refuse"
+    """defect images without a mask, and masks without an image: refuse them, or unlabelled: leave both out, named in
+    dataset.json"""
+    drop_leaks: bool = False
+    """leave training images that share a group with a test image (near-duplicates) out of the official training part,
+    named in dataset.json"""
     workers: int = 1
     """threads that decode"""
     overwrite: bool = False
@@ -69,8 +79,7 @@ class _Examined:
     sha256: str
     size_hw: tuple[int, int]
     signature: npt.NDArray[Any]
-    values: masks.Values | None
-    threshold: int
+    values: binarisation.Values | None
     instances: list[geometry.Instance]
     dropped: list[int]
 
@@ -95,94 +104,116 @@ def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> li
     if options.min_area < 1 or options.workers < 1:
         raise OptionError("--min-area and --workers start at 1", found=f"{options.min_area} and {options.workers}")
     _refuse_nested(source, out)
-    products: list[Source] = plugins.load("format", layout).read(source)
+    reading = Reading(good=options.good, without_mask=options.without_mask)
+    products: list[Source] = plugins.load("format", layout).read(source, reading)
     single = len(products) == 1 and products[0].path == source
-    made: list[Path] = []
-    for product in products:
-        target = out if single else out / product.product
-        convert_source(product, target, options)
-        made.append(target)
-    return made
+    targets = [out if single else out / product.product for product in products]
+    was_there = out.exists()
+    try:
+        with ExitStack() as stack:
+            folders = [
+                stack.enter_context(staged_folder(target, overwrite=options.overwrite, kind="dataset"))
+                for target in targets
+            ]
+            cards = [_build(product, folder, options) for product, folder in zip(products, folders, strict=True)]
+    except BaseException:
+        if not was_there and not single:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+    for target, card in zip(targets, cards, strict=True):
+        say(f"{target}: {summary(card)}")
+        for line in conversion_lines(card):
+            say(f"  {line}")
+    return targets
 
 
-def convert_source(source: Source, out: Path, options: ConvertOptions) -> None:
-    """Convert one product into the dataset folder `out`; see `convert`."""
-    with staged_folder(out, overwrite=options.overwrite, kind="dataset") as folder:
-        cv2.setNumThreads(1)
-        _refuse_unwritable_names(source)
-        named = named_groups(source, options.group_by, options.groups)
-        examined = list(
-            track(
-                _in_order(lambda item: _examine(item, options), source.images, options.workers),
-                f"reading {source.product}",
-                total=len(source.images),
-            )
+def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, Any]:
+    """Make the dataset of one product in an empty folder; returns its card."""
+    cv2.setNumThreads(1)
+    refuse_unwritable_names(source)
+    named = named_groups(source, options.group_by, options.groups)
+    examined = list(
+        track(
+            _in_order(lambda item: _examine(item, options), source.images, options.workers),
+            f"reading {source.product}",
+            total=len(source.images),
         )
-        rules, examined = _binarise(source, examined, options)
-        pairs = near_duplicates.near_duplicate_pairs(
-            np.stack([item.signature for item in examined]), lambda index: _load(source.images[index].path)
+    )
+    values = {
+        item: found.values for item, found in zip(source.images, examined, strict=True) if found.values is not None
+    }
+    binarisation.refuse_labels(
+        {os.path.relpath(item.mask or item.path, source.path): each for item, each in values.items()}, source.path
+    )
+    _refuse_types_without_defect(source, examined)
+    pairs = near_duplicates.near_duplicate_pairs(
+        np.stack([item.signature for item in examined]), lambda index: _load(source.images[index].path)
+    )
+    groups = near_duplicates.merge_groups(len(examined), pairs, known=named)
+    ways = Counter(link_file(item.path, folder / "images" / item.file_name, options.link) for item in source.images)
+    images = [
+        Image(
+            id=index + 1,
+            file_name=item.file_name,
+            width=found.size_hw[1],
+            height=found.size_hw[0],
+            sha256=found.sha256,
+            origin=f"{item.part}/{item.defect_type}",
+            group=groups[index] + 1,
         )
-        groups = near_duplicates.merge_groups(len(examined), pairs, known=named)
-        ways = Counter(link_file(item.path, folder / "images" / item.file_name, options.link) for item in source.images)
-        images = [
-            Image(
-                id=index + 1,
-                file_name=item.file_name,
-                width=found.size_hw[1],
-                height=found.size_hw[0],
-                sha256=found.sha256,
-                origin=f"{item.part}/{item.defect_type}",
-                group=groups[index] + 1,
-            )
-            for index, (item, found) in enumerate(zip(source.images, examined, strict=True))
-        ]
-        categories = _categories(source)
-        annotations = _annotations(images, examined, categories)
-        splits, split_report = make_splits(images, folds=options.folds, seed=options.seed)
-        _refuse_empty_folds(splits, options)
-        write_json(
-            folder / "annotations.json",
-            {
-                "info": {"description": source.product, "contributor": f"maskbridge {__version__}"},
-                "images": [asdict(image) for image in images],
-                "annotations": annotations,
-                "categories": categories,
-            },
-        )
-        write_json(folder / "splits.json", splits)
-        changes = {
-            "dropped_instances": _dropped(images, examined),
-            "empty_masks": _empty(source, examined),
-            "ignored_files": {"count": len(source.ignored), "files": list(source.ignored)},
-            "images_put_there_by": dict(sorted(ways.items())),
-            **split_report,
-        }
-        card = make_card(
-            product=source.product,
-            images=images,
-            annotations=annotations,
-            categories=categories,
-            splits=splits,
-            rules={
-                "instances": options.instances,
-                "connectivity": 8,
-                "min_area": options.min_area,
-                "binarisation": {
-                    name: {"rule": rule.rule, "values": list(rule.distinct)} for name, rule in rules.items()
-                },
-                "groups": _group_rule(options, source, pairs, images),
-            },
-            origin={
-                "layout": source.layout,
-                "path": str(source.path.resolve()),
-                "licence": source.licence,
-            },
-            options={key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()},
-            changes=changes,
-            sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
-        )
-        write_json(folder / "dataset.json", card)
-    _report(out, card)
+        for index, (item, found) in enumerate(zip(source.images, examined, strict=True))
+    ]
+    categories = _categories(source)
+    annotations = _annotations(images, examined, categories)
+    splits, split_report = make_splits(images, folds=options.folds, seed=options.seed, drop_leaks=options.drop_leaks)
+    _refuse_empty_folds(splits, options)
+    write_json(
+        folder / "annotations.json",
+        {
+            "info": {"description": source.product, "contributor": f"maskbridge {__version__}"},
+            "images": [asdict(image) for image in images],
+            "annotations": annotations,
+            "categories": categories,
+        },
+    )
+    write_json(folder / "splits.json", splits)
+    changes = {
+        "dropped_instances": _dropped(images, examined),
+        "empty_masks": _empty(source, examined),
+        "ignored_files": ignored_by_reason(source),
+        "one_picture_two_types": two_types(
+            [(source.images[one].file_name, source.images[other].file_name) for one, other in pairs],
+            {image.file_name: image.defect_type for image in images},
+        ),
+        "official_leaks": leak_note(images, splits["official"]),
+        "images_put_there_by": dict(sorted(ways.items())),
+        **split_report,
+    }
+    card = make_card(
+        product=source.product,
+        images=images,
+        annotations=annotations,
+        categories=categories,
+        splits=splits,
+        rules={
+            "instances": options.instances,
+            "connectivity": 8,
+            "min_area": options.min_area,
+            "binarisation": binarisation.rules_of({item.file_name: each for item, each in values.items()}),
+            "groups": _group_rule(options, source, pairs, images),
+        },
+        origin={
+            "layout": source.layout,
+            "path": str(source.path.resolve()),
+            "licence": source.licence,
+        },
+        options={key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()},
+        changes=changes,
+        sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
+    )
+    write_json(folder / "dataset.json", card)
+    return card
 
 
 def _refuse_nested(source: Path, out: Path) -> None:
@@ -197,16 +228,6 @@ def _refuse_nested(source: Path, out: Path) -> None:
         )
 
 
-def _refuse_unwritable_names(source: Source) -> None:
-    for name in (str(source.path.resolve()), *source.ignored, *(item.file_name for item in source.images)):
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise SourceError(
-                "has a name that is not UTF-8", where=source.path, found=ascii(name), remedy="rename it"
-            ) from error
-
-
 def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None:
     filled = sum(bool(fold["test"]) for fold in splits["folds"])
     if filled < options.folds:
@@ -218,16 +239,14 @@ def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None
 
 
 def _examine(item: SourceImage, options: ConvertOptions) -> _Examined:
-    try:
-        data = item.path.read_bytes()
-    except OSError as error:
-        raise SourceError("cannot be read", where=item.path, found=error.strerror) from error
+    data = masks.read_bytes(item.path)
     pixels = masks.decode_image(data, item.path)
     size_hw = (int(pixels.shape[0]), int(pixels.shape[1]))
     signature = near_duplicates.signature(pixels)
     if item.mask is None:
-        return _Examined(sha256_bytes(data), size_hw, signature, None, 1, [], [])
-    mask = masks.read_mask(item.mask)
+        return _Examined(sha256_bytes(data), size_hw, signature, None, [], [])
+    mask_data = masks.read_bytes(item.mask)
+    mask = masks.decode_mask(mask_data, item.mask)
     if mask.shape != size_hw:
         raise SourceError(
             "mask has another size than its image",
@@ -236,35 +255,36 @@ def _examine(item: SourceImage, options: ConvertOptions) -> _Examined:
             expected=f"{size_hw[1]}x{size_hw[0]} like {item.path.name}",
             remedy="export the mask again at the image's size",
         )
-    values = masks.mask_values(mask)
-    threshold = 1 if len(values.distinct) <= 2 else int(np.iinfo(mask.dtype).max + 1) // 2
-    found, dropped = _instances(mask, threshold, options)
-    return _Examined(sha256_bytes(data), size_hw, signature, values, threshold, found, dropped)
+    values = binarisation.mask_values(mask, lossy=binarisation.is_lossy(mask_data))
+    if item.defect_type == GOOD:
+        if values.defect_px:
+            raise SourceError(
+                "good image has a mask with defects",
+                where=item.path,
+                found=f"{values.defect_px} defect pixels in {item.mask}",
+                expected="a black mask, or none",
+                remedy="remove the mask, or move the image to the folder of its defect",
+            )
+        return _Examined(sha256_bytes(data), size_hw, signature, None, [], [])
+    binary = mask if values.threshold == 1 else mask >= values.threshold
+    found, dropped = geometry.instances(binary, split=options.instances == "components", min_area=options.min_area)
+    return _Examined(sha256_bytes(data), size_hw, signature, values, found, dropped)
 
 
-def _instances(
-    mask: masks.RawMask, threshold: int, options: ConvertOptions
-) -> tuple[list[geometry.Instance], list[int]]:
-    binary = mask if threshold == 1 else mask >= threshold
-    return geometry.instances(binary, split=options.instances == "components", min_area=options.min_area)
-
-
-def _binarise(
-    source: Source, examined: Sequence[_Examined], options: ConvertOptions
-) -> tuple[dict[str, masks.Binarisation], list[_Examined]]:
-    """Decide the rule, and read those masks again that it treats otherwise than they were read."""
-    rules = masks.binarisation([item.values for item in examined if item.values is not None], source.path)
-    result: list[_Examined] = []
+def _refuse_types_without_defect(source: Source, examined: Sequence[_Examined]) -> None:
+    of_type: dict[str, list[_Examined]] = {}
     for item, found in zip(source.images, examined, strict=True):
-        if item.mask is not None and found.values is not None:
-            decided = rules[found.values.dtype].threshold
-            low, high = sorted((decided, found.threshold))
-            if any(low <= value < high for value in found.values.distinct):
-                again, dropped = _instances(masks.read_mask(item.mask), decided, options)
-                values = found.values
-                found = _Examined(found.sha256, found.size_hw, found.signature, values, decided, again, dropped)
-        result.append(found)
-    return rules, result
+        if item.defect_type != GOOD:
+            of_type.setdefault(item.defect_type, []).append(found)
+    for name, those in of_type.items():
+        if not any(found.instances for found in those):
+            small = sum(len(found.dropped) for found in those)
+            raise SourceError(
+                f"type {name} has not a single defect",
+                where=source.path,
+                found=f"{small} below --min-area" if small else f"{len(those)} masks without a defect pixel",
+                remedy="lower --min-area" if small else f"if these images are good ones, add --good {name}",
+            )
 
 
 def _load(path: Path) -> npt.NDArray[Any]:
@@ -272,7 +292,7 @@ def _load(path: Path) -> npt.NDArray[Any]:
 
 
 def _categories(source: Source) -> list[dict[str, Any]]:
-    names = sorted({item.defect_type for item in source.images if item.mask is not None})
+    names = sorted({item.defect_type for item in source.images if item.defect_type != GOOD})
     return [{"id": number, "name": name, "supercategory": source.product} for number, name in enumerate(names, 1)]
 
 
@@ -304,7 +324,7 @@ def _empty(source: Source, examined: Sequence[_Examined]) -> dict[str, Any]:
     names = [
         item.file_name
         for item, found in zip(source.images, examined, strict=True)
-        if item.mask is not None and not found.instances and not found.dropped
+        if item.defect_type != GOOD and not found.instances and not found.dropped
     ]
     return {"count": len(names), "files": names}
 
@@ -327,19 +347,6 @@ def _group_rule(
         "sizes": {str(size): sizes[size] for size in sorted(sizes)},
         "near_duplicates": [[source.images[one].file_name, source.images[two].file_name] for one, two in pairs],
     }
-
-
-def _report(out: Path, card: dict[str, Any]) -> None:
-    changes, totals = card["changes"], card["totals"]
-    say(
-        f"{out}: {totals['images']} images, {totals['instances']} instances, {card['rules']['groups']['groups']} groups"
-    )
-    if changes["dropped_instances"]["count"]:
-        say(f"  {changes['dropped_instances']['count']} instances dropped by --min-area, named in dataset.json")
-    if changes["empty_masks"]["count"]:
-        say(f"  {changes['empty_masks']['count']} defect images have an empty mask, named in dataset.json")
-    if changes["ignored_files"]["count"]:
-        say(f"  {changes['ignored_files']['count']} files are neither image nor mask, named in dataset.json")
 
 
 def _in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:

@@ -1,19 +1,12 @@
-"""Reading masks unchanged, and one binarisation rule for a whole source.
+"""Reading images and masks unchanged; what is defect in a mask is `maskbridge.binarisation`.
 
-The rule: with at most two distinct values over the source, a pixel is defect where it is > 0; otherwise, if the
-largest value is at least half the dtype's maximum (an anti-aliased mask), where it is at least half that maximum;
-otherwise the source holds label masks and is refused. Alpha is ignored where it is constant.
-
-    mask = read_mask(path)                        # H x W, uint8 or uint16
-    threshold = binarisation(merge(stats)).threshold
-    defect = mask >= threshold
+mask = read_mask(path)                        # H x W, uint8 or uint16
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +19,6 @@ from maskbridge.errors import SourceError
 RawMask = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclass(frozen=True)
-class Values:
-    """Which values masks of one dtype hold.
-
-    Attributes:
-        dtype: `uint8` or `uint16`.
-        distinct: All distinct values, ascending.
-    """
-
-    dtype: str
-    distinct: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Binarisation:
-    """Defect where value >= `threshold`, and the rule in words."""
-
-    threshold: int
-    rule: str
-    distinct: tuple[int, ...]
 
 
 def decode_image(data: bytes, path: Path) -> npt.NDArray[Any]:
@@ -92,10 +63,28 @@ def read_mask(path: Path) -> RawMask:
     Raises:
         SourceError: When the file cannot be decoded, or has more than one colour beside black that are not greys.
     """
+    return decode_mask(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of an image or mask file.
+
+    Raises:
+        SourceError: When it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise SourceError("cannot be read", where=path, found=error.strerror) from error
+
+
+def decode_mask(data: bytes, path: Path) -> RawMask:
+    """Decode a mask; see `read_mask`.
+
+    Args:
+        data: Content of the file.
+        path: For the error message.
+    """
     pixels = decode_image(data, path)
     if pixels.ndim == 2:
         return pixels
@@ -118,48 +107,6 @@ def read_mask(path: Path) -> RawMask:
             remedy="write one binary mask for each defect type",
         )
     return np.ascontiguousarray(pixels.max(axis=2))
-
-
-def mask_values(mask: RawMask) -> Values:
-    """Distinct values of a mask."""
-    bins = 256 if mask.dtype == np.uint8 else 65536
-    histogram = cv2.calcHist([mask], [0], None, [bins], [0.0, float(bins)])
-    return Values(str(mask.dtype), tuple(int(value) for value in np.flatnonzero(histogram)))
-
-
-def binarisation(masks: list[Values], where: Path) -> dict[str, Binarisation]:
-    """Decide the rule over a whole source, for each dtype that occurs.
-
-    Args:
-        masks: Values of every mask.
-        where: The source, for the error message.
-
-    Returns:
-        dtype -> rule.
-
-    Raises:
-        SourceError: When the source holds label masks.
-    """
-    rules: dict[str, Binarisation] = {}
-    for dtype in sorted({values.dtype for values in masks}):
-        distinct = sorted({value for values in masks if values.dtype == dtype for value in values.distinct})
-        maximum = int(np.iinfo(dtype).max)
-        half = (maximum + 1) // 2
-        if len(distinct) <= 2:
-            rules[dtype] = Binarisation(1, "at most two distinct values: defect where > 0", tuple(distinct))
-        elif distinct[-1] >= half:
-            rule = f"{len(distinct)} distinct values up to {distinct[-1]}: defect where >= {half}"
-            rules[dtype] = Binarisation(half, rule, tuple(distinct))
-        else:
-            listed = ", ".join(map(str, distinct[:12])) + (", …" if len(distinct) > 12 else "")
-            raise SourceError(
-                "masks hold labels, not defect and background",
-                where=where,
-                found=f"{dtype} values {listed}",
-                expected=f"two values, or grey values up to at least {half}",
-                remedy="write binary masks (0 and 255), one file for each defect type",
-            )
-    return rules
 
 
 def _check_png(data: bytes, path: Path) -> None:

@@ -27,7 +27,9 @@ VAL_SHARE = 0.25
 VAL_NEEDS = 3
 
 
-def make_splits(images: Sequence[Image], *, folds: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def make_splits(
+    images: Sequence[Image], *, folds: int, seed: int, drop_leaks: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Deal images into folds.
 
     Args:
@@ -35,10 +37,11 @@ def make_splits(images: Sequence[Image], *, folds: int, seed: int) -> tuple[dict
             Without any part `train`, all of them are labelled.
         folds: Number of folds, at least 2.
         seed: Seed of the order in which groups are dealt.
+        drop_leaks: Leave training images that share a group with a labelled one out of the official training part.
 
     Returns:
         The content of `splits.json`, and a report: training images left out per fold, types with fewer images
-        than folds, groups that cross the source's own parts.
+        than folds, groups that cross the source's own parts, training images that `drop_leaks` left out.
     """
     has_parts = {"train", "test"} <= {image.part for image in images}
     trained = [image for image in images if has_parts and image.part == "train"]
@@ -66,8 +69,10 @@ def make_splits(images: Sequence[Image], *, folds: int, seed: int) -> tuple[dict
             str(group): sorted(image.file_name for image in images if image.group == group)
             for group in sorted(crossing)
         },
+        "official_leaks_dropped": sorted(i.file_name for i in trained if drop_leaks and i.group in crossing),
     }
-    official = {"train": _ids(trained), "test": _ids(labelled)} if has_parts else None
+    kept = [image for image in trained if not (drop_leaks and image.group in crossing)]
+    official = {"train": _ids(kept), "test": _ids(labelled)} if has_parts else None
     return {"rule": RULE, "seed": seed, "folds": parts, "official": official}, report
 
 

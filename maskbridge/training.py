@@ -25,6 +25,7 @@ from maskbridge.dataset import Dataset, FoldName
 from maskbridge.errors import OptionError
 from maskbridge.folders import final
 from maskbridge.meters import PhaseMeter
+from maskbridge.official import REMEDY, leak_note
 from maskbridge.predicting import as_read_back, in_order, predict_images, truth_given
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
@@ -90,6 +91,8 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
         )
     info = run_info(name, dataset, config, fold=settings.fold, seed=settings.seed)
     data = _train_data(approach, dataset, settings.fold)
+    if settings.fold == "official" and (note := leak_note(dataset.images, dataset.splits["official"])):
+        say(f"{dataset.path}: {note}; {REMEDY}")
     start = start_from(config, data)
     free = same_result_options(name)
     with claimed(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free) as claim:

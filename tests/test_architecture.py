@@ -131,7 +131,7 @@ def test_a_format_reads_or_exports(name: str) -> None:
     assert given
     assert given <= plugins.functions("format", name), "the command line looks for `def`"
     if "read" in given:
-        assert list(inspect.signature(module.read).parameters) == ["source"]
+        assert list(inspect.signature(module.read).parameters) == ["source", "reading"]
     if "export" in given:
         assert list(inspect.signature(module.export).parameters) == ["dataset", "out", "options"]
 

@@ -14,10 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
-    from maskbridge.check import check
+    from maskbridge.check import check_and_remark
 
-    problems = check(arguments.dataset)
+    problems, remarks = check_and_remark(arguments.dataset)
     for problem in problems:
         print(problem)
+    for remark in remarks:
+        print(f"to look at: {remark}")
     print(f"{arguments.dataset}: {len(problems)} problems" if problems else f"{arguments.dataset}: whole")
     return 1 if problems else 0

@@ -10,6 +10,7 @@ from maskbridge.check import check
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset
 from maskbridge.errors import SourceError
+from maskbridge.source import Reading
 
 CRACKS = [(1, 85602), (2, 85642), (3, 85665), (4, 85998), (5, 86031), (6, 86064), (1, 90000), (3, 90010), (2, 90020)]
 
@@ -85,17 +86,45 @@ def test_a_converted_tile_set_has_its_runs_whole_in_every_fold(tiles: Path, tmp_
 def test_other_files_are_named(tiles: Path) -> None:
     for name in ("readme.md", "MT_Crack/notes.txt", "MT_Free/Imgs/Thumbs.db"):
         (tiles / name).write_text("")
-    assert magnetic_tile.read(tiles)[0].ignored == ("readme.md", "MT_Crack/notes.txt", "MT_Free/Imgs/Thumbs.db")
+    cv2.imwrite(str(tiles / "MT_Crack/x.png"), np.zeros((48, 64), np.uint8))
+    assert magnetic_tile.read(tiles)[0].ignored == {
+        "MT_Crack/notes.txt": "neither image nor mask",
+        "MT_Crack/x.png": "image outside MT_<Class>/Imgs",
+        "MT_Free/Imgs/Thumbs.db": "neither image nor mask",
+        "readme.md": "neither image nor mask",
+    }
 
 
-@pytest.mark.parametrize(("removed", "told"), [(".png", "image has no mask"), (".jpg", "mask has no image")])
-def test_an_image_and_a_mask_that_do_not_pair_up_are_refused(
+@pytest.mark.parametrize(
+    ("removed", "told"),
+    [
+        (".png", "found 1 defect images without a mask: MT_Crack/Imgs/exp1_num_85602.jpg;"),
+        (".jpg", "found 1 masks without an image: MT_Crack/Imgs/exp1_num_85602.png;"),
+    ],
+)
+def test_an_image_and_a_mask_that_do_not_pair_up_are_refused_or_left_out(
     tiles: Path, refused: Callable[..., str], removed: str, told: str
 ) -> None:
     (tiles / f"MT_Crack/Imgs/exp1_num_85602{removed}").unlink()
-    line = refused("convert", "magnetic-tile", tiles, tiles.parent / "out")
-    assert "exp1_num_85602" in line
-    assert told in line
+    assert told in refused("convert", "magnetic-tile", tiles, tiles.parent / "out")
+    (product,) = magnetic_tile.read(tiles, Reading(without_mask="unlabelled"))
+    assert len(product.images) == 13
+    assert len(product.ignored) == 1
+
+
+def test_a_free_tile_needs_no_mask_and_has_a_black_one(tiles: Path, refused: Callable[..., str]) -> None:
+    (tiles / "MT_Free/Imgs/exp1_num_0.png").unlink()
+    assert len(magnetic_tile.read(tiles)[0].images) == 14
+    cv2.imwrite(str(tiles / "MT_Free/Imgs/exp1_num_1.png"), np.full((48, 64), 255, np.uint8))
+    assert "good image has a mask with defects" in refused("convert", "magnetic-tile", tiles, tiles.parent / "out")
+
+
+def test_another_class_may_be_good(tiles: Path, refused: Callable[..., str]) -> None:
+    (tiles / "MT_Free").rename(tiles / "MT_OK")
+    (product,) = magnetic_tile.read(tiles, Reading(good=("OK",)))
+    assert [image.defect_type for image in product.images].count("good") == 5
+    line = refused("convert", "magnetic-tile", tiles, tiles.parent / "out", "--good", "ok")
+    assert "--good names no type of the source; found ok; expected Crack, OK" in line
 
 
 def test_a_name_without_exposure_and_number_is_refused(tiles: Path) -> None:

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from evaluation._report_data import page_data
 from evaluation.leaderboard import evaluate_runs
 from maskbridge.approach import Prediction
+from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
 
 
@@ -49,6 +51,32 @@ def test_runs_stand_side_by_side_best_first(dataset, ids, new_run, truth, tmp_pa
     assert [row["run"] for row in content["rows"]] == [row.run for row in board.rows]
     for row in content["rows"]:
         assert json.loads((tmp_path / row["run"] / "metrics.json").read_text()) == row["metrics"]
+
+
+def test_a_run_on_an_official_split_that_leaks_is_marked(dataset, ids, new_dataset, new_run, truth, tmp_path):
+    """Two test images share a group with a training image; runs on folds are not concerned."""
+    groups = [image.group for image in dataset.images]
+    groups[1] = groups[-1] = groups[0]
+    masks = [(dataset.mask(image.id), image.defect_type) for image in dataset.images]
+    leaking = new_dataset(tmp_path / "leaking", masks, groups=groups)
+    splits = json.loads((leaking.path / "splits.json").read_text())
+    splits["official"] = {"train": ids[:1], "test": ids[1:]}
+    (leaking.path / "splits.json").write_text(json.dumps(splits))
+    leaking = Dataset.open(leaking.path)
+    run = new_run(tmp_path / "official", leaking, truth(leaking, ids[1:]))
+    board = evaluate_runs([run.path], samples=5)
+    told = (
+        "2 of 29 test images of the official split (1 of them good) share a group (near-duplicates) with its training "
+        "part, so figures on it are too good"
+    )
+    assert f"* § {told}.\n" in board.markdown()
+    assert "| official | made-up § |" in board.markdown()
+    assert board.to_json()["rows"][0]["marks"] == [told]
+    assert page_data(board)["runs"][0]["marks"] == [["§", told]]
+    folds = new_run(tmp_path / "folds", leaking, truth(leaking, ids), "crossval", "all")
+    board = evaluate_runs([folds.path], samples=5)
+    assert "§" not in board.markdown()
+    assert board.to_json()["rows"][0]["marks"] == []
 
 
 def test_the_csv_has_a_line_for_every_metric_of_every_run(dataset, ids, new_run, truth, tmp_path):

@@ -13,9 +13,9 @@ from maskbridge.files import sha256_file
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory, new_source, zoo):
-    """A long-tailed product: 6 good, 4 cracks, 2 combined, 1 dent without a pixel."""
+    """A long-tailed product: 6 good, 4 cracks, 2 combined, 2 dents, one without a pixel."""
     folder = tmp_path_factory.mktemp("card")
-    kinds = {"crack": [zoo["pit"]] * 4, "combined": [zoo["several"]] * 2, "dent": [zoo["none"]]}
+    kinds = {"crack": [zoo["pit"]] * 4, "combined": [zoo["several"]] * 2, "dent": [zoo["none"], zoo["pit"]]}
     source = new_source(folder / "cable", kinds, train=3, good=3)
     (source / "license.txt").write_text("\n CC BY-NC-SA 4.0\nmore\n")
     (source / "test" / "crack" / "Thumbs.db").write_text("")
@@ -24,16 +24,16 @@ def card(tmp_path_factory: pytest.TempPathFactory, new_source, zoo):
 
 
 def test_classes_have_counts_of_images_parts_and_instances(card) -> None:
-    assert card["totals"] == {"images": 13, "instances": 8, "types": 3}
+    assert card["totals"] == {"images": 14, "instances": 9, "types": 3}
     assert list(card["classes"]) == ["good", "combined", "crack", "dent"]
     assert card["classes"]["good"]["images_per_part"] == {"test": 3, "train": 3}
     assert card["classes"]["crack"]["images"] == card["classes"]["crack"]["instances"] == 4
     assert card["classes"]["combined"]["instances"] == 4
     assert card["classes"]["dent"] == {
-        "images": 1,
-        "instances": 0,
-        "images_per_part": {"test": 1},
-        "area_px": None,
+        "images": 2,
+        "instances": 1,
+        "images_per_part": {"test": 2},
+        "area_px": dict.fromkeys(("min", "p25", "median", "p75", "max"), 4.0),
     }
 
 
@@ -47,9 +47,9 @@ def test_areas_are_distributed_as_the_masks_are(card, zoo) -> None:
 def test_the_long_tail_is_told(card) -> None:
     assert card["long_tail"] == {
         "good": 6,
-        "defective": 7,
-        "good_to_defective": 0.857,
-        "largest_to_smallest_type": 4.0,
+        "defective": 8,
+        "good_to_defective": 0.75,
+        "largest_to_smallest_type": 2.0,
     }
     assert card["combined"] == "combined"
 
@@ -61,35 +61,40 @@ def test_everything_dropped_or_left_out_is_named(card) -> None:
         "areas_px": {"test/combined/000.png": [1], "test/combined/001.png": [1]},
     }
     assert changes["empty_masks"] == {"count": 1, "files": ["test/dent/000.png"]}
-    assert changes["ignored_files"] == {"count": 1, "files": ["test/crack/Thumbs.db"]}
-    assert changes["types_smaller_than_folds"] == {"combined": 2, "dent": 1}
+    assert changes["ignored_files"] == {
+        "count": 1,
+        "files": ["test/crack/Thumbs.db"],
+        "reasons": {"neither image nor mask": ["test/crack/Thumbs.db"]},
+    }
+    assert changes["types_smaller_than_folds"] == {"combined": 2, "dent": 2}
     assert card["source"]["licence"] == "CC BY-NC-SA 4.0"
 
 
 def test_split_sizes_and_image_sizes_are_told(card) -> None:
-    assert card["splits"]["official"] == {"train": 3, "test": 10}
-    assert sum(fold["test"] for fold in card["splits"]["folds"]) == 10
-    assert card["image_sizes"] == {"count": 1, "most_common": {"64x48": 13}}
+    assert card["splits"]["official"] == {"train": 3, "test": 11}
+    assert sum(fold["test"] for fold in card["splits"]["folds"]) == 11
+    assert card["image_sizes"] == {"count": 1, "most_common": {"64x48": 14}}
 
 
 def test_the_text_tells_the_same(card) -> None:
     text = card_text(card)
     for told in (
-        "13 images, 3 defect types, 8 defect instances",
+        "14 images, 3 defect types, 9 defect instances",
         "| type | test | train | images | instances |",
         "| combined (several kinds at once) | 2 | 0 | 2 | 4 | 196 / 328 / 460 |",
-        "| dent | 1 | 0 | 1 | 0 | – |",
-        "good : defective = 6 : 7 = 0.857 : 1",
-        "largest : smallest defect type = 4 : 1",
+        "| dent | 2 | 0 | 2 | 1 | 4 / 4 / 4 |",
+        "good : defective = 6 : 8 = 0.75 : 1",
+        "largest : smallest defect type = 2 : 1",
         "combined type: combined",
-        "64x48 (13)",
+        "64x48 (14)",
         "smallest kept 2 px",
-        "official: train 3, test 10",
+        "official: train 3, test 11",
         "instances dropped: 2",
         "test/combined/000.png: 1 px",
         "empty mask: 1",
-        "test/crack/Thumbs.db",
-        "type dent has 1 images, fewer than folds",
+        "files ignored: 1",
+        "test/crack/Thumbs.db: neither image nor mask",
+        "type dent has 2 images, fewer than folds",
         "licence: CC BY-NC-SA 4.0",
     ):
         assert told in text

@@ -108,26 +108,54 @@ def test_a_mask_without_a_defect_pixel_is_kept_with_no_instance_and_named(source
     assert dataset.card["classes"]["crack"]["images"] == 4
 
 
-def test_a_type_whose_masks_are_all_empty_is_still_a_type(tmp_path: Path, new_source, zoo) -> None:
-    dataset = converted(new_source(tmp_path / "source", {"dent": [zoo["none"]] * 2}))
-    assert [category["name"] for category in dataset.categories] == ["dent"]
-    assert not dataset.annotations
+def test_a_type_that_ends_without_a_single_defect_is_refused(source: Path, refused: Refused) -> None:
+    out = source.parent / "out"
+    line = refused("convert", "mvtec", source, out, "--min-area", 9999)
+    assert "source: type crack has not a single defect; found 4 below --min-area; lower --min-area" in line
+    for path in (source / "ground_truth/crack").iterdir():
+        cv2.imwrite(str(path), np.zeros((48, 64), np.uint8))
+    line = refused("convert", "mvtec", source, out)
+    assert "type crack has not a single defect; found 4 masks without a defect pixel; if these images are good" in line
 
 
-def test_a_mask_is_read_again_where_the_rule_of_the_source_differs_from_its_own(source: Path, zoo) -> None:
-    """Alone, 0/100 is a mask of two values; beside 0/255 its 100 lies below half."""
-    cv2.imwrite(str(source / "ground_truth/crack/000_mask.png"), (zoo["line"] > 0).astype(np.uint8) * 100)
+def test_masks_of_0_and_1_beside_masks_of_0_and_255_keep_every_pixel(source: Path, zoo) -> None:
+    cv2.imwrite(str(source / "ground_truth/crack/000_mask.png"), (zoo["line"] > 0).astype(np.uint8))
+    cv2.imwrite(str(source / "ground_truth/crack/001_mask.png"), (zoo["diagonal"] > 0).astype(np.uint16) * 65535)
     dataset = converted(source)
-    assert dataset.card["rules"]["binarisation"]["uint8"]["values"] == [0, 100, 255]
-    assert dataset.card["changes"]["empty_masks"]["files"] == ["test/crack/000.png"]
+    for name, number in (("line", "000"), ("diagonal", "001")):
+        image = image_named(dataset, f"test/crack/{number}.png")
+        np.testing.assert_array_equal(dataset.mask(image.id), zoo[name] > 0)
+    assert dataset.card["rules"]["binarisation"] == {
+        "at most two values": {"rule": "defect where > 0", "masks": 8, "values": [0, 1, 255, 65535]}
+    }
 
 
-def test_masks_of_8_and_16_bit_follow_their_own_rules(source: Path, zoo) -> None:
-    cv2.imwrite(str(source / "ground_truth/crack/000_mask.png"), (zoo["line"] > 0).astype(np.uint16))
+def test_a_soft_mask_is_cut_at_half_its_own_highest_value_and_named_where_it_loses_much(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soft = np.zeros((48, 64), np.uint8)
+    soft[10, 5:25], soft[12, 5:15] = 150, np.arange(1, 11)
+    cv2.imwrite(str(source / "ground_truth/crack/000_mask.png"), soft)
     dataset = converted(source)
-    line = image_named(dataset, "test/crack/000.png")
-    np.testing.assert_array_equal(dataset.mask(line.id), zoo["line"] > 0)
-    assert sorted(dataset.card["rules"]["binarisation"]) == ["uint16", "uint8"]
+    image = image_named(dataset, "test/crack/000.png")
+    np.testing.assert_array_equal(dataset.mask(image.id), soft >= 75)
+    assert dataset.card["rules"]["binarisation"]["more values"]["files"] == {
+        "test/crack/000.png": {"threshold": 75, "above_zero_px": 30, "defect_px": 20}
+    }
+    assert "1 masks lose a fifth" in capsys.readouterr().err
+    assert main(["card", str(dataset.path)]) == 0
+    text = capsys.readouterr().out
+    assert "masks (at most two values): defect where > 0; 7 masks, values 0, 255" in text
+    assert "masks (more values): defect where at least half the file's highest value; 1 masks, highest 150" in text
+    assert "mask loses 10 of 30 px above 0 to that cut: test/crack/000.png" in text
+
+
+def test_black_masks_of_good_images_are_no_contradiction(source: Path) -> None:
+    (source / "ground_truth/good").mkdir()
+    cv2.imwrite(str(source / "ground_truth/good/001_mask.png"), np.zeros((48, 64), np.uint8))
+    dataset = converted(source)
+    assert image_named(dataset, "test/good/001.png").is_good
+    assert dataset.card["changes"]["ignored_files"]["count"] == dataset.card["changes"]["empty_masks"]["count"] == 0
 
 
 @pytest.mark.parametrize(
@@ -209,6 +237,60 @@ def test_a_copy_in_training_is_kept_out_of_folds_that_test_on_it_and_listed(sour
         listed = dataset.card["changes"]["train_images_left_out"].get(str(number), [])
         assert listed == (["train/good/copy.png"] if held else [])
     assert copy.id in dataset.split("official").train
+
+
+def test_a_leak_across_the_official_parts_is_told_by_convert_card_and_check(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(source / "train/good/000.png", source / "test/good/002.png")
+    dataset = converted(source)
+    told = (
+        "1 of 11 test images of the official split (1 of them good) share a group (near-duplicates) with its training"
+    )
+    assert f"  {told} part, so figures on it are too good; --drop-leaks" in capsys.readouterr().err
+    assert dataset.card["changes"]["official_leaks_dropped"] == []
+    for command in ("card", "check"):
+        assert main([command, str(dataset.path)]) == 0
+        assert told in capsys.readouterr().out
+
+
+def test_drop_leaks_leaves_the_training_copy_out_of_the_official_part_alone(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(source / "train/good/000.png", source / "test/good/002.png")
+    plain = converted(source)
+    capsys.readouterr()
+    dataset = converted(source, drop_leaks=True, overwrite=True)
+    assert "1 images left out of the official training part: train/good/000.png" in capsys.readouterr().err
+    leak = image_named(dataset, "train/good/000.png").id
+    assert set(plain.split("official").train) - set(dataset.split("official").train) == {leak}
+    assert dataset.split("official").test == plain.split("official").test
+    assert dataset.splits["folds"] == plain.splits["folds"]
+    assert dataset.card["changes"]["official_leaks_dropped"] == ["train/good/000.png"]
+    assert dataset.card["changes"]["official_leaks"] is None
+    assert main(["card", str(dataset.path)]) == 0
+    assert "left out of the official training part by --drop-leaks: train/good/000.png" in capsys.readouterr().out
+
+
+def test_one_picture_under_two_types_is_told_by_convert_card_and_check(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(source / "test/crack/001.png", source / "test/stain/002.png")
+    shutil.copy(source / "test/crack/000.png", source / "test/crack/003.png")
+    dataset = converted(source)
+    told = "one picture under two types: test/crack/001.png and test/stain/002.png"
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("one picture under two types") == 1, "two of one type are no contradiction"
+    for command in ("card", "check"):
+        assert main([command, str(dataset.path)]) == 0
+        assert told in capsys.readouterr().out
+
+
+def test_no_good_image_to_be_tested_on_is_told(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(source / "test/good")
+    converted(source)
+    assert "no good image outside the training part" in capsys.readouterr().err
 
 
 def test_group_by_groups_file_names_by_what_the_pattern_captures(source: Path) -> None:
@@ -325,13 +407,38 @@ def test_a_damaged_image_or_mask_is_refused(source: Path, refused: Refused, whic
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_label_masks_are_refused_with_their_values(source: Path, refused: Refused, dtype: type) -> None:
-    for number, path in enumerate(sorted((source / "ground_truth").rglob("*.png"))):
-        cv2.imwrite(str(path), (cv2.imread(str(path), -1) > 0).astype(dtype) * (1 + number % 3))
+def test_label_masks_are_refused_with_their_values(source: Path, refused: Refused, dtype: type, zoo) -> None:
+    labels = (zoo["several"] > 0).astype(dtype)
+    labels[20:40, 40:50] *= 9
+    cv2.imwrite(str(source / "ground_truth/stain/003_mask.png"), labels)
     line = refused("convert", "mvtec", source, source.parent / "out")
     assert f"{source}: masks hold labels" in line
-    assert f"found {np.dtype(dtype)} values 0, 1, 2, 3" in line
-    assert "write binary masks" in line
+    assert (
+        "found values 0, 1, 9 in 1 of 8 masks, the first ground_truth/stain/003_mask.png, where 1 fills 3x3 pixels"
+        in line
+    )
+    assert "write binary masks (0 and 255), one for each defect type" in line
+    assert "--values" not in line
+
+
+def test_a_jpeg_mask_is_read_as_one(source: Path, zoo) -> None:
+    """A quarter of the highest value and less is noise there, however wide."""
+    (source / "ground_truth/stain/003_mask.png").unlink()
+    mask = np.where(zoo["several"] > 0, 255, 40).astype(np.uint8)
+    cv2.imwrite(str(source / "ground_truth/stain/003_mask.jpg"), mask, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    dataset = converted(source)
+    found = dataset.mask(image_named(dataset, "test/stain/003.png").id)
+    np.testing.assert_array_equal(found, zoo["several"] > 0)
+
+
+@pytest.mark.parametrize("name", ["..", ".", ""])
+def test_a_type_that_names_no_folder_is_refused(tmp_path: Path, refused: Refused, photo, name: str) -> None:
+    folder = tmp_path / "tiles" / f"MT_{name}" / "Imgs"
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "exp1_num_1.jpg"), photo(1))
+    cv2.imwrite(str(folder / "exp1_num_1.png"), np.full((48, 64), 255, np.uint8))
+    line = refused("convert", "magnetic-tile", tmp_path / "tiles", tmp_path / "out")
+    assert f"has a type that cannot be the name of a folder; found '{name}'; rename it" in line
 
 
 def test_a_file_name_that_is_not_utf_8_is_refused(source: Path, refused: Refused) -> None:
@@ -503,7 +610,7 @@ def test_convert_prints_the_folder_and_tells_what_it_dropped(source: Path, capsy
     assert "15 images, 8 instances, 15 groups" in printed.err
     assert "2 instances dropped by --min-area" in printed.err
     assert "1 defect images have an empty mask" in printed.err
-    assert "1 files are neither image nor mask" in printed.err
+    assert "1 files ignored, named in dataset.json: neither image nor mask: test/notes.txt" in printed.err
 
 
 def test_the_options_are_recorded(source: Path) -> None:
@@ -513,14 +620,57 @@ def test_the_options_are_recorded(source: Path) -> None:
     assert card["source"]["path"] == str(source)
 
 
-def test_a_failing_category_leaves_the_others_whole(tmp_path: Path, new_source, zoo) -> None:
+@pytest.mark.parametrize("out_is_there", [False, True])
+def test_a_folder_of_products_is_converted_whole_or_not_at_all(
+    tmp_path: Path, new_source, zoo, tree, out_is_there: bool
+) -> None:
     for name in ("a", "b"):
         new_source(tmp_path / "source" / name, {"crack": [zoo["line"], zoo["pit"]]})
-    (tmp_path / "source/b/train/good/000.png").write_bytes(b"")
+    out, options = tmp_path / "out", ConvertOptions(folds=2, link="copy", overwrite=True)
+    if out_is_there:
+        convert("mvtec", tmp_path / "source", out, options)
+    photo = tmp_path / "source/b/train/good/000.png"
+    whole = photo.read_bytes()
+    photo.write_bytes(b"")
+    (tmp_path / "source/a/train/good/000.png").unlink()
+    before = tree(tmp_path)
     with pytest.raises(SourceError):
-        convert("mvtec", tmp_path / "source", tmp_path / "out", ConvertOptions(folds=2))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
-    assert check(tmp_path / "out" / "a") == []
+        convert("mvtec", tmp_path / "source", out, options)
+    assert tree(tmp_path) == before
+    photo.write_bytes(whole)
+    assert convert("mvtec", tmp_path / "source", out, options) == [out / "a", out / "b"]
+    assert [len(Dataset.open(out / name).images) for name in ("a", "b")] == [8, 9]
+
+
+def test_the_folder_of_one_product_that_is_taken_stops_all_of_them(
+    tmp_path: Path, new_source, zoo, refused: Refused
+) -> None:
+    for name in ("a", "b"):
+        new_source(tmp_path / "source" / name, {"crack": [zoo["line"], zoo["pit"]]})
+    (tmp_path / "out/b").mkdir(parents=True)
+    (tmp_path / "out/b/mine").write_text("")
+    assert "out/b: is not empty" in refused("convert", "mvtec", tmp_path / "source", tmp_path / "out")
+
+
+@pytest.mark.parametrize("where", [".", "..", "../here"])
+def test_a_dataset_does_not_replace_the_folder_one_is_in(
+    source: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (source.parent / "here").mkdir()
+    monkeypatch.chdir(source.parent / "here")
+    line = refused("convert", "mvtec", source, where, "--folds", 2)
+    assert ": is the working folder, or around it; name a new folder in it" in line
+    assert "name a new one, such as ./dataset" in line
+
+
+def test_a_folder_of_products_may_be_converted_into_the_folder_one_is_in(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.move(source, source.parent / "many" / "a")
+    (source.parent / "here").mkdir()
+    monkeypatch.chdir(source.parent / "here")
+    assert convert("mvtec", source.parent / "many", Path("."), ConvertOptions(folds=2)) == [Path("a")]
+    assert check(source.parent / "here/a") == []
 
 
 def test_no_option_error_escapes_as_something_else(source: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from maskbridge import masks
+from maskbridge.binarisation import mask_values, refuse_labels
 from maskbridge.errors import SourceError
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
@@ -18,14 +19,15 @@ def ring(zoo: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.fixture
 def defect(tmp_path: Path) -> Callable[[bytes], np.ndarray]:
-    """Where the defect is in a mask file, by the rule for a source of this one file."""
+    """Where the defect is in a mask file, if the source has this one file."""
 
     def read(data: bytes) -> np.ndarray:
         (tmp_path / "mask.png").write_bytes(data)
         mask = masks.read_mask(tmp_path / "mask.png")
         assert mask.ndim == 2
-        rules = masks.binarisation([masks.mask_values(mask)], tmp_path)
-        return mask >= rules[str(mask.dtype)].threshold
+        values = mask_values(mask)
+        refuse_labels({"mask.png": values}, tmp_path)
+        return mask >= values.threshold
 
     return read
 
@@ -82,22 +84,6 @@ def test_where_both_vary_what_is_transparent_is_no_defect(png, defect, ring) -> 
     np.testing.assert_array_equal(defect(png(pixels, depth=8, colour_type=RGBA)), ring & seen)
 
 
-def test_an_anti_aliased_mask_is_cut_at_half_its_maximum(png, defect, ring) -> None:
-    soft = cv2.GaussianBlur(ring.astype(np.uint8) * 255, (5, 5), 0)
-    assert len(np.unique(soft)) > 2
-    np.testing.assert_array_equal(defect(png(soft, depth=8, colour_type=GREY)), soft >= 128)
-    wide = soft.astype(np.uint16) * 257
-    np.testing.assert_array_equal(defect(png(wide, depth=16, colour_type=GREY)), wide >= 32768)
-
-
-@pytest.mark.parametrize("depth", [8, 16])
-def test_a_label_mask_is_refused_with_its_values(png, defect, depth: int) -> None:
-    labels = np.zeros((24, 36), int)
-    labels[2:5], labels[8:9] = 1, 2
-    with pytest.raises(SourceError, match=rf"labels.*found uint{depth} values 0, 1, 2.*expected.*write binary"):
-        defect(png(labels, depth=depth, colour_type=GREY))
-
-
 def test_a_colour_label_mask_is_refused_with_its_colours(png, defect, tmp_path: Path) -> None:
     pixels = np.zeros((24, 36, 3), int)
     pixels[2:5], pixels[8:9] = (255, 0, 0), (0, 255, 0)
@@ -116,26 +102,6 @@ def test_colours_that_would_all_be_defect_are_refused(png, defect, ring) -> None
 def test_a_mask_of_one_value_is_all_or_nothing(png, defect, value: int) -> None:
     found = defect(png(np.full((24, 36), value), depth=8, colour_type=GREY))
     assert found.all() == found.any() == bool(value)
-
-
-def test_the_rule_is_decided_over_the_source_for_each_depth() -> None:
-    rules = masks.binarisation(
-        [
-            masks.Values("uint8", (0, 255)),
-            masks.Values("uint8", (0, 200)),
-            masks.Values("uint16", (0, 1)),
-        ],
-        Path("source"),
-    )
-    assert rules["uint8"].threshold == 128
-    assert rules["uint8"].distinct == (0, 200, 255)
-    assert rules["uint16"].threshold == 1
-
-
-def test_the_values_of_a_mask_are_all_found() -> None:
-    mask = np.array([[0, 65535, 7], [0, 0, 256]], np.uint16)
-    assert masks.mask_values(mask) == masks.Values("uint16", (0, 7, 256, 65535))
-    assert masks.mask_values(mask.astype(np.uint8)) == masks.Values("uint8", (0, 7, 255))
 
 
 def damage(data: bytes, how: str) -> bytes:

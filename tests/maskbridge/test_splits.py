@@ -117,6 +117,11 @@ def test_a_group_across_the_official_parts_is_reported_and_official_stays_as_it_
     splits, report = make_splits(images, folds=2, seed=0)
     assert splits["official"] == {"train": [1, 2], "test": [3, 4, 5, 6, 7, 8]}
     assert report["groups_across_official_parts"] == {"2": ["test/good/003.png", "train/good/002.png"]}
+    assert report["official_leaks_dropped"] == []
+    dropped, report = make_splits(images, folds=2, seed=0, drop_leaks=True)
+    assert dropped["official"] == {"train": [1], "test": [3, 4, 5, 6, 7, 8]}
+    assert dropped["folds"] == splits["folds"]
+    assert report["official_leaks_dropped"] == ["train/good/002.png"]
 
 
 @pytest.mark.parametrize("folds", [2, 5])

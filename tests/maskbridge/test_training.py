@@ -119,6 +119,23 @@ def test_official_holds_back_whole_groups(train, fake, tiles):
     assert not groups[0] & groups[1]
 
 
+def test_a_leak_into_the_official_test_part_is_told_before_training(train, tiles, capsys):
+    train(fold="official")
+    assert "near-duplicates" not in capsys.readouterr().err
+    first, tested = tiles.split("official").train[0], tiles.split("official").test
+    images = tuple(
+        dataclasses.replace(image, group=tiles.image_by_id[first].group) if image.id == tested[0] else image
+        for image in tiles.images
+    )
+    train(dataset=dataclasses.replace(tiles, images=images), fold="official", overwrite=True)
+    said = capsys.readouterr().err
+    assert f"{tiles.path}: 1 of 19 test images of the official split (" in said
+    assert "share a group (near-duplicates) with its training part, so figures on it are too good" in said
+    assert "maskbridge convert --drop-leaks leaves the training copies out" in said
+    train(dataset=dataclasses.replace(tiles, images=images), fold=0, overwrite=True)
+    assert "near-duplicates" not in capsys.readouterr().err
+
+
 def test_official_with_one_group_alone_is_refused(train, tiles, tmp_path):
     images = tuple(dataclasses.replace(image, group=1) for image in tiles.images)
     with pytest.raises(OptionError, match="too few good training images to hold a tenth back; found 20 in 1 groups"):
