@@ -115,7 +115,7 @@ def _refuse(dataset: Dataset, out: Path) -> None:
     here, there = out.resolve(), dataset.path.resolve()
     if here == there or there in here.parents or here in there.parents:
         raise OptionError("OUT and DATASET lie in each other", where=out, remedy="choose a folder elsewhere")
-    for fold in range(dataset.fold_count):
+    for fold in range(dataset.fold_count or 1):  # the first is refused where there are none
         if not _good(dataset, fold):
             raise DatasetError(f"fold {fold} has no good image in its training part", where=dataset.path)
 
@@ -156,7 +156,7 @@ def _of_fold(
             group=dataset.image_by_id[source].group,
         )
         made.images.append(image)
-        for instance in instances(mask, split=dataset.card["rules"]["instances"] == "components")[0]:
+        for instance in instances(mask, split=dataset.whole_card["rules"]["instances"] == "components")[0]:
             ids = {"id": next_annotation + len(made.annotations), "image_id": image.id, "category_id": category}
             made.annotations.append({**ids, **instance, "iscrowd": 0})
     return made
@@ -166,7 +166,7 @@ def _maker(
     fabric: Fabric, dataset: Dataset, sources: Sequence[int], method: Method, *, config: LoopConfig, context: Context
 ) -> Maker:
     images = load_images(dataset, sources if method == "gan" else (), SIDE, context)
-    return maker(method, images, fabric, context, dataset.card["rules"]["min_area"])
+    return maker(method, images, fabric, context, dataset.whole_card["rules"]["min_area"])
 
 
 def _write(
@@ -195,10 +195,10 @@ def _write(
         annotations=annotations,
         categories=categories,
         splits=splits,
-        rules=dataset.card["rules"],
-        origin=dataset.card["source"],
-        options=dataset.card["options"],
-        changes={**dataset.card["changes"], **changes},
+        rules=dataset.whole_card["rules"],
+        origin=dataset.whole_card["source"],
+        options=dataset.whole_card["options"],
+        changes={**dataset.whole_card["changes"], **changes},
         sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
     )
     write_json(folder / "dataset.json", card)

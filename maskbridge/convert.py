@@ -25,6 +25,7 @@ import numpy.typing as npt
 from maskbridge import __version__, geometry, masks, near_duplicates, plugins
 from maskbridge.card import make_card
 from maskbridge.dataset import Image
+from maskbridge.dataset_rules import name_problem
 from maskbridge.errors import OptionError, SourceError
 from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, staged_folder, write_json
 from maskbridge.named_groups import named_groups
@@ -204,6 +205,10 @@ def _refuse_unwritable_names(source: Source) -> None:
             raise SourceError(
                 "has a name that is not UTF-8", where=source.path, found=ascii(name), remedy="rename it"
             ) from error
+    for item in source.images:
+        problem = name_problem(item.file_name)
+        if problem is not None:
+            raise SourceError(f"the name {problem}", where=item.path, found=item.file_name, remedy="rename it")
 
 
 def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None:

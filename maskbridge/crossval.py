@@ -84,6 +84,7 @@ def crossval(name: str, dataset: Dataset, path: Path, config: Any, settings: Set
         MaskbridgeError: As `train_run`.
     """
     path = Path(os.path.abspath(path))
+    dataset.split(0)  # refused where there are no folds
     info = run_info(name, dataset, config, fold="all", seed=settings.seed)
     claim(path, info, resume=settings.resume, overwrite=settings.overwrite, free=same_result_options(name))
     runs: list[Run] = []

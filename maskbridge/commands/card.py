@@ -19,9 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
     from maskbridge.card import card_text
     from maskbridge.dataset import Dataset
 
-    card = Dataset.open(arguments.dataset).card
+    dataset = Dataset.open(arguments.dataset)
     if arguments.json:
-        print(json.dumps(card, indent=1, ensure_ascii=False))
+        print(json.dumps(dataset.card, indent=1, ensure_ascii=False))
     else:
-        print(card_text(card), end="")
+        print(card_text(dataset.whole_card), end="")
     return 0

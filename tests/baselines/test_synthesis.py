@@ -10,6 +10,7 @@ import pytest
 
 from baselines import _gan
 from baselines._synthesis import SynthesisOptions, synthesize
+from maskbridge.card import make_card
 from maskbridge.check import check
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset, read_image
@@ -36,19 +37,25 @@ def folds(dataset: Dataset, tmp_path: Path) -> Dataset:
         parts.append({"train": [*train, *rest[2:]], "val": rest[:2], "test": test})
     write_json(folder / "splits.json", {**dataset.splits, "folds": parts})
     (folder / "annotations.json").write_bytes((dataset.path / "annotations.json").read_bytes())
-    card = {
-        "product": "stripes", "options": {}, "source": {"layout": "mvtec", "licence": None},
-        "rules": {
+    card = make_card(
+        product="stripes",
+        images=dataset.images,
+        annotations=dataset.annotations,
+        categories=dataset.categories,
+        splits={"folds": parts, "official": dataset.splits["official"]},
+        rules={
             "instances": "components", "connectivity": 8, "min_area": 1, "binarisation": {},
             "groups": {"by": "hand", "groups": 30, "largest": 1},
         },
-        "changes": {
+        origin={"layout": "mvtec", "path": "stripes", "licence": None},
+        options={},
+        changes={
             "dropped_instances": {"count": 0, "areas_px": {}}, "empty_masks": {"count": 0, "files": []},
             "ignored_files": {"count": 0, "files": []}, "train_images_left_out": {}, "types_smaller_than_folds": {},
             "groups_across_official_parts": {},
         },
-        "sha256": {name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
-    }  # fmt: skip
+        sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
+    )  # fmt: skip
     write_json(folder / "dataset.json", card)
     assert check(folder) == []
     return Dataset.open(folder)

@@ -340,6 +340,14 @@ def test_a_file_name_that_is_not_utf_8_is_refused(source: Path, refused: Refused
     assert "has a name that is not UTF-8; found 'train/good/\\udcff.png'; rename it" in line
 
 
+@pytest.mark.parametrize("name", ["..\\..\\x.png", "x\\..\\y.png"])
+def test_a_file_name_that_leaves_its_folder_elsewhere_is_refused(source: Path, refused: Refused, name: str) -> None:
+    """On Windows a backslash parts folders; `Dataset.open` takes no such name."""
+    os.rename(source / "train/good/000.png", source / "train/good" / name)
+    line = refused("convert", "mvtec", source, source.parent / "out")
+    assert f"the name is not a plain relative path; found train/good/{name}; rename it" in line
+
+
 # OUT
 
 
