@@ -22,13 +22,14 @@ import numpy as np
 from baselines._anomalies import Maker, Method, maker
 from baselines._gan import SIDE
 from baselines._loop import LoopConfig, in_processes
-from baselines._torch import load_images, require_at_least, require_choices
+from baselines._torch import load_images, require_at_least
 from maskbridge.approach import Context
 from maskbridge.card import make_card
 from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.files import link_file, sha256_bytes, sha256_file, staged_folder, write_bytes, write_json
 from maskbridge.geometry import instances
+from maskbridge.options import require_usable
 from maskbridge.progress import say, track
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class SynthesisOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        require_at_least(self, count=1, seed=0)
-        require_choices(self)
+        require_usable(SynthesisOptions, vars(self))
+        require_at_least(self, count=1)
 
 
 @dataclass(frozen=True)

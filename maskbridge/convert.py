@@ -29,6 +29,7 @@ from maskbridge.dataset_rules import name_problem
 from maskbridge.errors import OptionError, SourceError
 from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, staged_folder, write_json
 from maskbridge.named_groups import named_groups
+from maskbridge.options import require_usable
 from maskbridge.progress import say, track
 from maskbridge.source import Source, SourceImage
 from maskbridge.splits import make_splits
@@ -90,12 +91,17 @@ def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> li
     Raises:
         MaskbridgeError: For anything wrong with the source, the options or `out`; nothing half-written is left.
     """
+    require_usable(ConvertOptions, vars(options))
     if options.folds < 2:
         raise OptionError("--folds is too small", found=options.folds, expected="at least 2")
     if options.min_area < 1 or options.workers < 1:
         raise OptionError("--min-area and --workers start at 1", found=f"{options.min_area} and {options.workers}")
     _refuse_nested(source, out)
-    products: list[Source] = plugins.load("format", layout).read(source)
+    reader = plugins.load("format", layout)
+    if not hasattr(reader, "read"):
+        remedy = f"`maskbridge export {layout}` writes it"
+        raise OptionError("this format is for writing only", found=layout, remedy=remedy)
+    products: list[Source] = reader.read(source)
     single = len(products) == 1 and products[0].path == source
     made: list[Path] = []
     for product in products:

@@ -236,7 +236,11 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         DatasetError: When the file cannot be decoded.
     """
-    raw = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        data = np.frombuffer(read_regular(path, error=DatasetError), np.uint8)
+        raw = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+    except cv2.error:  # more pixels than OpenCV reads
+        raw = None
     if raw is None:
         raise DatasetError("cannot be decoded as an image", where=path, remedy="run `maskbridge check` on the dataset")
     return cast("npt.NDArray[np.uint8]", raw)

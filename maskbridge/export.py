@@ -13,6 +13,7 @@ from maskbridge.dataset import Dataset, FoldName, Image
 from maskbridge.errors import DatasetError
 from maskbridge.files import LinkMode, link_file, write_json
 from maskbridge.negatives import choose_negatives
+from maskbridge.options import require_usable
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 #: A round trip below this IoU is named in the report.
@@ -96,6 +97,7 @@ def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dic
     Images of a defect type without any defect pixel stay out of training: they would teach that the defect is
     background.
     """
+    require_usable(ExportOptions, vars(options))
     split = dataset.split(options.fold)
     images: dict[str, list[Image]] = {part: [dataset.image_by_id[i] for i in split.part(part)] for part in PARTS}
     marked = dataset.annotations_by_image

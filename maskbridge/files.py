@@ -80,8 +80,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text atomically.
+
+    Raises:
+        MaskbridgeError: When it cannot be UTF-8, as a name of a file that is none.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = ascii(text[max(0, error.start - 40) : error.end + 20])
+        raise MaskbridgeError(
+            "would hold a name that is not UTF-8", where=path, found=found, remedy="rename that file or folder"
+        ) from error
+    write_bytes(path, data)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -79,10 +79,10 @@ def predict_run(
     if anew:
         info |= {**truth_given(approach, config), "trained_options": run.info.get("trained_options", old)}
     with contextlib.nullcontext(run.path) if out is None else second_run(run, path, overwrite=overwrite) as folder:
-        context = Context(device=device, seed=run.info["seed"], work=folder / "work")
+        context = Context(device=device, seed=run.info.get("seed") or 0, work=folder / "work")
         fresh = Run(context.work / "predicted", info)
-        seconds = {phase: value for phase, value in info["seconds"].items() if phase == "train" or not anew}
-        peak_mb = {phase: value for phase, value in info["peak_memory_mb"].items() if phase in seconds}
+        seconds = {phase: value for phase, value in (info.get("seconds") or {}).items() if phase == "train" or not anew}
+        peak_mb = {phase: value for phase, value in (info.get("peak_memory_mb") or {}).items() if phase in seconds}
         try:
             for each in dict.fromkeys(("val", part) if anew else (part,)):
                 clock = Clock(context.spared)
@@ -90,7 +90,7 @@ def predict_run(
                     predictions = predict_images(approach, run, dataset, split.part(each), config, context, each)
                     write_predictions(fresh.path, each, clock.measure(predictions))
                 seconds[each], peak_mb[each] = predicting.seconds, predicting.peak_mb
-            thresholds = {str(fold): fold_thresholds(fresh, dataset)} if anew else info["thresholds"]
+            thresholds = {str(fold): fold_thresholds(fresh, dataset)} if anew else info.get("thresholds")
             if out is not None:
                 _link_weights(run.weights, folder / "weights")
             info |= {"thresholds": thresholds, "seconds": seconds, "peak_memory_mb": peak_mb}

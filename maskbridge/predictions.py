@@ -26,7 +26,7 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
-from maskbridge.files import staged_folder, write_array, write_json
+from maskbridge.files import open_regular, staged_folder, write_array, write_json
 from maskbridge.geometry import RLE
 from maskbridge.run_info import read_run_info
 from maskbridge.run_lengths import whole_runs
@@ -162,7 +162,7 @@ class Run:
             return None
         path = self._part(part) / "maps" / f"{image_id}.npy"
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError("the map of an image is missing", where=path) from error
@@ -171,7 +171,8 @@ class Run:
             TypeError,
             EOFError,
             MemoryError,
-            IsADirectoryError,
+            OverflowError,
+            OSError,
         ) as error:  # a header may claim any size
             raise RunError("cannot be read as an array", where=path, found=str(error)) from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":

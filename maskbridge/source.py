@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskbridge.errors import SourceError
+from maskbridge.files import open_regular
+
+#: Of a licence file only the first line is kept.
+_LICENCE_BYTES = 2**16
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -94,6 +98,7 @@ def licence_line(folder: Path) -> str | None:
     for name in ("license.txt", "LICENSE", "LICENSE.txt", "licence.txt", "readme.txt"):
         path = folder / name
         if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            with open_regular(path) as file:
+                lines = file.read(_LICENCE_BYTES).decode("utf-8", errors="replace").split("\n")
             return next((line.strip() for line in lines if line.strip()), None)
     return None

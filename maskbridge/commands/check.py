@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskbridge.progress import show
+
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the arguments of the command."""
@@ -18,6 +20,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     problems = check(arguments.dataset)
     for problem in problems:
-        print(problem)
-    print(f"{arguments.dataset}: {len(problems)} problems" if problems else f"{arguments.dataset}: whole")
+        show(problem)
+    show(f"{arguments.dataset}: {len(problems)} problems" if problems else f"{arguments.dataset}: whole")
     return 1 if problems else 0

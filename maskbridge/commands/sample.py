@@ -18,8 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
+    from maskbridge.options import require_usable
     from maskbridge.sample import make_sample
+    from maskbridge.training import Settings
 
+    require_usable(Settings, {"seed": arguments.seed})
     make_sample(arguments.out, seed=arguments.seed, overwrite=arguments.overwrite)
     say(f"{arguments.out}: a made-up product in MVTec layout")
     return 0

@@ -93,7 +93,10 @@ def test_an_unknown_format_suggests_the_nearest(call, tiles, tmp_path):
     assert code == 1
     assert err.endswith("; did you mean yolo-seg?\n")
     code, _, err = call("export", "mvtec", tiles.path, tmp_path / "out")
-    assert (code, err) == (1, "maskbridge: this format is for reading only; found mvtec\n")
+    assert (code, err) == (
+        1,
+        "maskbridge: this format is for reading only; found mvtec; `maskbridge convert mvtec` reads it\n",
+    )
 
 
 @pytest.mark.parametrize(
