@@ -27,7 +27,8 @@ from maskbridge.approach import Context
 from maskbridge.card import make_card
 from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
 from maskbridge.errors import DatasetError, OptionError
-from maskbridge.files import link_file, sha256_bytes, sha256_file, staged_folder, write_bytes, write_json
+from maskbridge.export import place_image
+from maskbridge.files import sha256_bytes, sha256_file, staged_folder, write_bytes, write_json
 from maskbridge.geometry import instances
 from maskbridge.options import require_usable
 from maskbridge.progress import say, track
@@ -87,7 +88,7 @@ def synthesize(dataset: Dataset, out: Path, options: SynthesisOptions) -> None:
     _refuse(dataset, out)
     with staged_folder(out, overwrite=options.overwrite, kind="dataset") as folder:
         ways = Counter(
-            link_file(dataset.image_path(image.id), folder / "images" / image.file_name, options.link)
+            place_image(dataset, image, folder / "images" / image.file_name, options.link)
             for image in track(dataset.images, "linking images")
         )
         category = 1 + max((each["id"] for each in dataset.categories), default=0)

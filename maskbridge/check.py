@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-
-from maskbridge.dataset import Dataset
+from maskbridge.dataset import Dataset, read_image
 from maskbridge.dataset_rules import name_problem
-from maskbridge.errors import MaskbridgeError
+from maskbridge.errors import DatasetError, MaskbridgeError
 from maskbridge.files import sha256_file
 
 
@@ -65,13 +63,12 @@ def _check_images(dataset: Dataset) -> Iterator[str]:
             yield f"{where}: sha256 is {found}, recorded was {image.sha256}"
             continue
         try:
-            pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        except cv2.error:  # more pixels than OpenCV reads
-            pixels = None
-        if pixels is None:
+            height, width = read_image(path).shape[:2]
+        except DatasetError:
             yield f"{where}: cannot be decoded"
-        elif pixels.shape[:2] != image.size_hw:
-            yield f"{where}: is {pixels.shape[1]}x{pixels.shape[0]}, recorded was {image.width}x{image.height}"
+            continue
+        if (height, width) != image.size_hw:
+            yield f"{where}: is {width}x{height}, recorded was {image.width}x{image.height}"
 
 
 def _check_types(dataset: Dataset) -> Iterator[str]:

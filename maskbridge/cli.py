@@ -62,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _nobody_reads():
             raise
         return 128 + signal.SIGPIPE
+    except UnicodeEncodeError as error:
+        if error.encoding.lower() == "utf-8":
+            raise
+        found = f"{error.object[error.start : error.end]!a} in {error.encoding}"
+        print(f"maskbridge: the locale has no letters for a name; found {found}; set PYTHONUTF8=1", file=sys.stderr)
     except OSError as error:
         if error.errno not in (*_FULL, *_UNFIT):
             raise

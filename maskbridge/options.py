@@ -247,7 +247,16 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
+def whole_number(text: str) -> int:
+    """Read a number as it is written: no digits of other scripts, no underscores."""
+    if re.fullmatch(r"[+-]?[0-9]{1,40}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def _reader(kind: Any) -> Any:
+    if kind is int:
+        return whole_number
     if typing.get_origin(kind) is typing.Literal:
         return type(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (types.UnionType, typing.Union):

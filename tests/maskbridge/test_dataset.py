@@ -413,6 +413,20 @@ def test_nothing_is_written_or_linked_for_an_image_outside(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("link", ["hard", "symlink"])
+@pytest.mark.parametrize("command", [["export", "coco"], ["export", "yolo"], ["export", "yolo-seg"], ["synthesize"]])
+def test_an_image_that_is_a_link_to_another_file_is_not_passed_on(
+    copy: Path, tmp_path: Path, refused: Callable[..., str], command: list[str], link: str
+) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    image = copy / "images/test/stain/000.png"
+    image.unlink()
+    image.symlink_to(secret)
+    line = refused(*command, copy, tmp_path / "out", "--link", link)
+    assert "stain/000.png: image is another one than was converted; found sha256 " in line
+
+
 @pytest.mark.parametrize("name", ["annotations", "splits"])
 def test_a_run_on_a_dataset_that_has_changed_since_is_refused_with_both_hashes(
     copy: Path, tmp_path: Path, refused: Callable[..., str], name: str

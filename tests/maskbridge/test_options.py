@@ -92,7 +92,18 @@ def test_each_type_is_read_as_annotated(words, field, value):
 
 @pytest.mark.parametrize(
     "words",
-    [["--epochs", "1.5"], ["--side", "48"], ["--kind", "c"], ["--fold", "last"], ["--flip", "1"], ["--share"]],
+    [
+        ["--epochs", "1.5"],
+        ["--epochs", "\u0663"],
+        ["--epochs", "1_0"],
+        ["--epochs", "9" * 5000],
+        ["--epochs", ""],
+        ["--side", "48"],
+        ["--kind", "c"],
+        ["--fold", "last"],
+        ["--flip", "1"],
+        ["--share"],
+    ],
 )
 def test_a_value_of_another_type_is_a_usage_error(words, capsys):
     with pytest.raises(SystemExit, match="2"):
