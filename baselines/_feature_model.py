@@ -24,6 +24,7 @@ from baselines._torch import (
     save_checkpoint,
 )
 from maskbridge.approach import Context, TrainData, Trained
+from maskbridge.errors import WeightsError
 from maskbridge.progress import say, say_once
 
 #: What is smaller than this part of the largest feature may be the order of a sum.
@@ -104,7 +105,10 @@ def reopen(weights: Path) -> tuple[Backbone, dict[str, npt.NDArray[Any]]]:
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts.setdefault(part, {})[key] = tensor
-    backbone = restore_backbone(header["backbone"], header["weights_from"], parts["backbone"], weights)
+    known = header.get("backbone")
+    if known is None:
+        raise WeightsError("is no checkpoint of a backbone and a model", where=weights, remedy="train again")
+    backbone = restore_backbone(known, header.get("weights_from", "unknown"), parts["backbone"], weights)
     return backbone, {key: tensor.numpy() for key, tensor in parts["model"].items()}
 
 

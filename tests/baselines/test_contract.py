@@ -194,6 +194,20 @@ def test_a_damaged_checkpoint_is_named(case: Case, name: str, work: SimpleNamesp
 
 
 @approaches
+@pytest.mark.parametrize("facts", ["[]", '{"backbone": 3}', '{"weights_from": null}', "null", "{"])
+def test_a_checkpoint_with_another_header_is_named(
+    case: Case, name: str, facts: str, work: SimpleNamespace, trained
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    work.folder.mkdir(exist_ok=True)
+    tensors = load_file(trained[name] / "model.safetensors")
+    save_file(tensors, work.folder / "model.safetensors", metadata={"maskbridge": facts})
+    with pytest.raises(WeightsError, match=r"model\.safetensors: cannot be read as a checkpoint"):
+        work.predictions(case.module, case.config)
+
+
+@approaches
 def test_a_failed_training_leaves_no_checkpoint(case: Case, work: SimpleNamespace, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -150,7 +150,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(folds: Dataset, tmp_path:
         synthesize(folds, new.path, SynthesisOptions())
     with pytest.raises(OptionError, match="--count cannot be used"):
         SynthesisOptions(count=0)
-    with pytest.raises(OptionError, match="--method is unknown; found paint; expected gan, cutpaste, perlin"):
+    with pytest.raises(OptionError, match="--method cannot be used; found 'paint'; expected gan, cutpaste, perlin"):
         SynthesisOptions(method="paint")  # type: ignore[arg-type]
     bare = dataclasses.replace(
         folds, splits={"folds": [{"train": [27, 28], "val": [], "test": [21]}], "official": None}
