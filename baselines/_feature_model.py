@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from baselines._backbones import Backbone, choose_backbone, load_backbone, restore_backbone
 from baselines._torch import (
+    Tensors,
     load_checkpoint,
     parameter_count,
     require_at_least,
@@ -109,7 +110,7 @@ def reopen(weights: Path) -> tuple[Backbone, dict[str, npt.NDArray[Any]]]:
     if known is None:
         raise WeightsError("is no checkpoint of a backbone and a model", where=weights, remedy="train again")
     backbone = restore_backbone(known, header.get("weights_from", "unknown"), parts["backbone"], weights)
-    return backbone, {key: tensor.numpy() for key, tensor in parts["model"].items()}
+    return backbone, Tensors(weights, {key: tensor.numpy() for key, tensor in parts["model"].items()})
 
 
 def tell_if_alike(approach: str, matrix: npt.NDArray[np.float32]) -> bool:

@@ -85,8 +85,7 @@ def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) ->
         DatasetError: When the file is missing, or another one than was converted.
     """
     try:
-        way = link_file(dataset.image_path(image.id), target, link)
-        found = sha256_file(target)
+        found = sha256_file(dataset.image_path(image.id))
     except FileNotFoundError as error:
         raise DatasetError(
             "image is missing",
@@ -101,7 +100,7 @@ def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) ->
             expected=f"sha256 {image.sha256}",
             remedy="run `maskbridge check` on the dataset",
         )
-    return way
+    return link_file(dataset.image_path(image.id), target, link)
 
 
 def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dict[str, list[Image]]:
