@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def gone_on_with(path: Path) -> Iterator[None]:
         RunError: When the block raises anything of its own.
     """
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except MaskbridgeError:
         raise
     except Exception as error:
