@@ -180,6 +180,7 @@ def _timm_names() -> list[str]:
 
 def _build(name: str) -> tuple[torch.nn.Module, tuple[str, ...], Any]:
     """A network of random weights without its head, the names of the head's parts, and how its weights are fetched."""
+    choose_backbone(name, NONE)  # a name from a checkpoint may be anything, to timm also one to fetch
     if name in _torchvision_names():
         import torch
         from torchvision import models
@@ -278,6 +279,7 @@ def _fetch(address: str, folder: Path) -> Path:
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     import pickle
+    import warnings
 
     import safetensors.torch
     import torch
@@ -286,7 +288,8 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             tensors: dict[str, torch.Tensor] = safetensors.torch.load_file(path)
             return tensors
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of foreign pickles, which are refused or read all the same
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its text proposes to run what is in the file
         raise WeightsError("cannot be read as weights", where=path, expected="a PyTorch file of tensors") from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, safetensors.SafetensorError) as error:

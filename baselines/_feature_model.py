@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from baselines._backbones import Backbone, choose_backbone, load_backbone, restore_backbone
 from baselines._torch import (
+    Tensors,
     load_checkpoint,
     parameter_count,
     require_at_least,
@@ -24,6 +25,7 @@ from baselines._torch import (
     save_checkpoint,
 )
 from maskbridge.approach import Context, TrainData, Trained
+from maskbridge.errors import WeightsError
 from maskbridge.progress import say, say_once
 from maskbridge.weights import local_backbone
 
@@ -109,8 +111,11 @@ def reopen(weights: Path) -> tuple[Backbone, dict[str, npt.NDArray[Any]]]:
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts.setdefault(part, {})[key] = tensor
-    backbone = restore_backbone(header["backbone"], header["weights_from"], parts["backbone"], weights)
-    return backbone, {key: tensor.numpy() for key, tensor in parts["model"].items()}
+    known = header.get("backbone")
+    if known is None:
+        raise WeightsError("is no checkpoint of a backbone and a model", where=weights, remedy="train again")
+    backbone = restore_backbone(known, header.get("weights_from", "unknown"), parts["backbone"], weights)
+    return backbone, Tensors(weights, {key: tensor.numpy() for key, tensor in parts["model"].items()})
 
 
 def tell_if_alike(approach: str, matrix: npt.NDArray[np.float32]) -> bool:

@@ -26,7 +26,7 @@ from baselines._torch import choose_device, chunks, read_square, to_tensor
 from maskbridge.approach import Context
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, MaskbridgeError
-from maskbridge.files import sha256_file, write_bytes
+from maskbridge.files import open_regular, sha256_file, write_bytes
 from maskbridge.progress import say
 from maskbridge.weights import cache_folder
 
@@ -142,7 +142,7 @@ class _Cache:
 
     def read(self, dataset: Dataset, image_id: int) -> Features | None:
         try:
-            with self._path(dataset, image_id).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with open_regular(self._path(dataset, image_id)) as file, np.load(file, allow_pickle=False) as archive:
                 content = {name: archive[name] for name in archive.files}
                 return Features(
                     image_id=image_id,

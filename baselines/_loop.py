@@ -19,15 +19,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from baselines._torch import choose_device, require_at_least, require_finite_loss
 from maskbridge.approach import Context
 from maskbridge.errors import OptionError
-from maskbridge.files import write_bytes
+from maskbridge.files import open_regular, write_bytes
 from maskbridge.memory import keep_freed_memory
 from maskbridge.processes import together
 from maskbridge.progress import say
+from maskbridge.run_folders import gone_on_with
 
 if TYPE_CHECKING:
     import torch
@@ -126,11 +128,7 @@ def optimise(
     networks = [network for network, _ in pairs]
     history: list[list[float]] = [[] for _ in players]
     if context.resume and kept.is_file():
-        state = torch.load(kept, map_location="cpu", weights_only=True)  # Adam counts its steps there
-        history = state["history"]
-        for (network, optimizer), one, two in zip(pairs, state["networks"], state["optimizers"], strict=True):
-            network.load_state_dict(one)
-            optimizer.load_state_dict(two)
+        history = _restore(kept, pairs)
         if rank == 0:
             say(f"{what}: goes on after epoch {len(history[0])} of {config.epochs}")
     saved = time.monotonic()
@@ -213,6 +211,28 @@ def _keep(path: Any, history: list[list[float]], pairs: Sequence[tuple[Any, Any]
         buffer,
     )
     write_bytes(path, buffer.getvalue())
+
+
+def _restore(path: Path, pairs: Sequence[tuple[Any, Any]]) -> list[list[float]]:
+    """Set networks and optimisers to what was kept; Adam counts its steps there.
+
+    Returns:
+        Of each network the mean loss of each epoch.
+
+    Raises:
+        RunError: When the file is damaged, or of another network.
+    """
+    import torch
+
+    with gone_on_with(path), open_regular(path) as file:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        history = [[float(loss) for loss in losses] for losses in state["history"]]
+        if len(history) != len(pairs) or len({len(losses) for losses in history}) != 1:
+            raise ValueError("another number of losses")
+        for (network, optimizer), one, two in zip(pairs, state["networks"], state["optimizers"], strict=True):
+            network.load_state_dict(one)
+            optimizer.load_state_dict(two)
+    return history
 
 
 def _mixed(*numbers: int) -> int:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from baselines._feature_model import Arrays, BackboneConfig, keep, reopen, start, tell_if_alike
 from baselines._features import Features, features
 from baselines._maps import enlarge, smooth
-from baselines._torch import choose_device, require_at_least
+from baselines._torch import Tensors, choose_device, require_at_least
 from maskbridge.approach import Context, PredictData, Prediction, TrainData, Trained
 from maskbridge.errors import OptionError
 
@@ -112,7 +112,7 @@ def score(
 
     backbone, model = reopen(weights)
     device = choose_device(context.device)
-    distances = measure({key: torch.from_numpy(value).to(device) for key, value in model.items()})
+    distances = measure(Tensors(weights, {key: torch.from_numpy(value).to(device) for key, value in model.items()}))
     size, strides = config.image_size, config.strides_used
     for row in features(backbone, data.dataset, data.image_ids, size, context, strides=strides, batch=1):
         with torch.inference_mode():

@@ -21,14 +21,16 @@ import numpy as np
 from baselines._anomalies import Maker, Method, maker
 from baselines._gan import SIDE
 from baselines._loop import LoopConfig, in_processes
-from baselines._torch import load_images, require_at_least, require_choices
+from baselines._torch import load_images, require_at_least
 from maskbridge.approach import Context
 from maskbridge.card import make_card
 from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
 from maskbridge.errors import DatasetError, OptionError
-from maskbridge.files import link_file, sha256_bytes, sha256_file, write_bytes, write_json
+from maskbridge.export import place_image
+from maskbridge.files import sha256_bytes, sha256_file, write_bytes, write_json
 from maskbridge.folders import scratch_folder, staged_folder
 from maskbridge.geometry import instances
+from maskbridge.options import require_usable
 from maskbridge.progress import say, track
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ class SynthesisOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        require_at_least(self, count=1, seed=0)
-        require_choices(self)
+        require_usable(SynthesisOptions, vars(self))
+        require_at_least(self, count=1)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def synthesize(dataset: Dataset, out: Path, options: SynthesisOptions) -> None:
     _refuse(dataset, out)
     with staged_folder(out, overwrite=options.overwrite, kind="dataset") as folder:
         ways = Counter(
-            link_file(dataset.image_path(image.id), folder / "images" / image.file_name, options.link)
+            place_image(dataset, image, folder / "images" / image.file_name, options.link)
             for image in track(dataset.images, "linking images")
         )
         category = 1 + max((each["id"] for each in dataset.categories), default=0)
@@ -115,7 +117,7 @@ def _refuse(dataset: Dataset, out: Path) -> None:
     here, there = out.resolve(), dataset.path.resolve()
     if here == there or there in here.parents or here in there.parents:
         raise OptionError("OUT and DATASET lie in each other", where=out, remedy="choose a folder elsewhere")
-    for fold in range(dataset.fold_count):
+    for fold in range(dataset.fold_count or 1):  # the first is refused where there are none
         if not _good(dataset, fold):
             raise DatasetError(f"fold {fold} has no good image in its training part", where=dataset.path)
 
@@ -156,7 +158,7 @@ def _of_fold(
             group=dataset.image_by_id[source].group,
         )
         made.images.append(image)
-        for instance in instances(mask, split=dataset.card["rules"]["instances"] == "components")[0]:
+        for instance in instances(mask, split=dataset.whole_card["rules"]["instances"] == "components")[0]:
             ids = {"id": next_annotation + len(made.annotations), "image_id": image.id, "category_id": category}
             made.annotations.append({**ids, **instance, "iscrowd": 0})
     return made
@@ -166,7 +168,7 @@ def _maker(
     fabric: Fabric, dataset: Dataset, sources: Sequence[int], method: Method, *, config: LoopConfig, context: Context
 ) -> Maker:
     images = load_images(dataset, sources if method == "gan" else (), SIDE, context)
-    return maker(method, images, fabric, context, dataset.card["rules"]["min_area"])
+    return maker(method, images, fabric, context, dataset.whole_card["rules"]["min_area"])
 
 
 def _write(
@@ -195,10 +197,10 @@ def _write(
         annotations=annotations,
         categories=categories,
         splits=splits,
-        rules=dataset.card["rules"],
-        origin=dataset.card["source"],
-        options=dataset.card["options"],
-        changes={**dataset.card["changes"], **changes},
+        rules=dataset.whole_card["rules"],
+        origin=dataset.whole_card["source"],
+        options=dataset.whole_card["options"],
+        changes={**dataset.whole_card["changes"], **changes},
         sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
     )
     write_json(folder / "dataset.json", card)

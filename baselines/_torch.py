@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -152,6 +153,27 @@ def parameter_count(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+class Facts(TypedDict, total=False):
+    """What is relied on in the header of a checkpoint; it holds more."""
+
+    approach: str
+    backbone: str | None
+    weights_from: str
+
+
+class Tensors(dict[str, Any]):
+    """Tensors of a checkpoint by name; asking for one that it has not raises a WeightsError."""
+
+    def __init__(self, where: Path, tensors: Mapping[str, Any]) -> None:
+        """Keep where they are from."""
+        super().__init__(tensors)
+        self.where = where
+
+    def __missing__(self, name: str) -> Any:
+        """What is asked for and not there."""
+        raise WeightsError("is a checkpoint without a tensor", where=self.where, expected=name, remedy="train again")
+
+
 def save_checkpoint(weights: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
     """Write `model.safetensors` into a folder, whole or not at all; `facts` go into its header as JSON."""
     from safetensors.torch import save
@@ -172,7 +194,8 @@ def load_checkpoint(weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["maskbridge"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            msgspec.convert(facts, Facts)
+            return Tensors(path, {name: file.get_tensor(name) for name in file.keys()}), facts  # noqa: SIM118
     except FileNotFoundError as error:
         raise WeightsError("no such checkpoint", where=path, remedy="train again") from error
     except (SafetensorError, OSError, KeyError, ValueError) as error:

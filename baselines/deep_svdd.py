@@ -27,6 +27,7 @@ from baselines._encoder import EncoderConfig, blank_encoder, normalised, start_e
 from baselines._feature_model import tell_if_alike
 from baselines._loop import LoopConfig, Player, drawn_number, in_processes, optimise
 from baselines._torch import (
+    Tensors,
     choose_device,
     load_checkpoint,
     load_images,
@@ -115,9 +116,9 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
 
     device = choose_device(context.device)
     tensors, header = load_checkpoint(weights)
-    parts = {kind: _under(kind, tensors) for kind in ("network", "gaussian")}
+    parts = {kind: Tensors(weights, _under(kind, tensors)) for kind in ("network", "gaussian")}
     centre = tensors["centre"].to(device)
-    gaussian = {name: tensor.numpy() for name, tensor in parts["gaussian"].items()}
+    gaussian = Tensors(weights, {name: tensor.numpy() for name, tensor in parts["gaussian"].items()})
     backbone = blank_encoder(header.get("backbone"))
     network = build_network(config, backbone)
     load_network(network, parts["network"], weights)

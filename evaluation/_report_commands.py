@@ -19,6 +19,7 @@ from evaluation.metrics import Evaluation
 from maskbridge import plugins
 from maskbridge.convert import ConvertOptions
 from maskbridge.dataset import Dataset
+from maskbridge.errors import DatasetError
 
 #: Options of `convert` that do not change what is made.
 _NO_DIFFERENCE = ("overwrite", "workers")
@@ -44,10 +45,11 @@ def shown_value(value: Any) -> Any:
 
 def convert_command(dataset: Dataset) -> str | None:
     """The command that made a dataset; None where its card does not say."""
-    source, options = dataset.card.get("source") or {}, dataset.card.get("options") or {}
-    if "layout" not in source or "path" not in source:
+    try:
+        source, options = dataset.whole_card["source"], dataset.whole_card["options"]
+    except DatasetError:
         return None
-    words = ["convert", str(source["layout"]), shown_path(source["path"]), shown_path(dataset.path)]
+    words = ["convert", source["layout"], shown_path(source["path"]), shown_path(dataset.path)]
     kept = {name: value for name, value in options.items() if name not in _NO_DIFFERENCE}
     return _line([*words, *option_words(kept, defaults_of(ConvertOptions))])
 

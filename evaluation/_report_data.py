@@ -20,6 +20,7 @@ from evaluation.leaderboard import Leaderboard, Row
 from evaluation.metrics import Evaluation
 from maskbridge.card import card_text
 from maskbridge.dataset import Dataset
+from maskbridge.errors import DatasetError
 
 #: Families with one metric for each defect type, and what stands above them.
 BY_TYPE = {"image_recall_by_type": "images found", "detection_rate_by_type": "defects found"}
@@ -200,31 +201,31 @@ def _phases(phases: dict[str, Any] | None) -> list[list[Any]]:
 
 
 def _card(dataset: Dataset) -> dict[str, Any]:
-    card = dataset.card
     try:
+        card = dataset.whole_card
         lines = [line.strip().removeprefix("- ") for line in card_text(card).splitlines() if "- " in line[:4]]
-    except (KeyError, TypeError):
+    except DatasetError:
+        card = {"classes": {}, "combined": None, "splits": {"folds": []}}
         lines = ["The card is of another version of maskbridge; its figures are not shown."]
-    classes = card.get("classes") or {}
-    parts = sorted({part for entry in classes.values() for part in entry.get("images_per_part", {})})
+    parts = sorted({part for entry in card["classes"].values() for part in entry["images_per_part"]})
     return {
         "parts": parts,
         "classes": [
             {
                 "name": name,
-                "parts": [entry.get("images_per_part", {}).get(part, 0) for part in parts],
-                "images": entry.get("images"),
-                "instances": entry.get("instances"),
-                "area": entry.get("area_px"),
-                "combined": name == card.get("combined"),
+                "parts": [entry["images_per_part"].get(part, 0) for part in parts],
+                "images": entry["images"],
+                "instances": entry["instances"],
+                "area": entry["area_px"],
+                "combined": name == card["combined"],
             }
-            for name, entry in classes.items()
+            for name, entry in card["classes"].items()
         ],
         "facts": lines,
-        "folds": (card.get("splits") or {}).get("folds") or [],
+        "folds": card["splits"]["folds"],
         "hashes": [
             ["annotations.json", dataset.annotations_sha256],
             ["splits.json", dataset.splits_sha256],
         ],
-        "version": str(card.get("version", "unknown")),
+        "version": str(dataset.card.get("version", "unknown")),
     }

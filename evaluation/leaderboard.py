@@ -73,7 +73,8 @@ class Leaderboard:
                 for name, metric in metrics.items() if isinstance(metrics, dict) else ():
                     if isinstance(metric, dict) and "value" in metric:
                         told = (metric.get(key, "") for key in of_metric)
-                        writer.writerow([row.run, row.approach, row.truth_given, family, name, *told])
+                        cells = [row.run, row.approach, row.truth_given, family, name, *told]
+                        writer.writerow(map(_no_formula, cells))
         return text.getvalue()
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +107,11 @@ class Leaderboard:
         write_json(folder / "leaderboard.json", self.to_json())
         write_text(folder / "leaderboard.csv", table)
         write_text(folder / "leaderboard.md", text)
+
+
+def _no_formula(cell: Any) -> Any:
+    """A cell that spreadsheets take for what it is: text that begins like a formula gets an apostrophe before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def evaluate_runs(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +131,8 @@ def read_state(path: Path) -> dict[str, Any]:
         WeightsError: When it is not one.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of foreign pickles, which are refused or read all the same
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for files that are no checkpoint
         raise WeightsError("cannot be read as a checkpoint", where=path, found=type(error).__name__) from error
     if not isinstance(state, dict):

@@ -31,6 +31,7 @@ from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError, RunError
 from maskbridge.files import write_bytes
 from maskbridge.progress import say
+from maskbridge.run_folders import gone_on_with
 
 if TYPE_CHECKING:
     from finetune.sam import Config
@@ -91,7 +92,8 @@ def fit(
     if context.resume:
         content = fabric.broadcast(state_path.read_bytes() if state_path.is_file() else None)
         if content is not None:
-            progress = _restore(content, state_path, fabric, parameters, optimizer, origin)
+            with gone_on_with(state_path):
+                progress = _restore(content, state_path, fabric, parameters, optimizer, origin)
             if fabric.is_global_zero:
                 say(f"training goes on after epoch {progress.epoch} of {config.epochs} and {progress.step} steps")
     due = time.monotonic() + SAVE_SECONDS

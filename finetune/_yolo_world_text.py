@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge.errors import OptionError, WeightsError
-from maskbridge.files import sha256_file, write_bytes
+from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
+from maskbridge.files import open_regular, sha256_file, write_bytes
 from maskbridge.progress import say
 from maskbridge.weights import AUTO, find_weights
 
@@ -182,11 +182,12 @@ def _read(path: Path) -> tuple[list[str], npt.NDArray[np.float64], str]:
     if not path.exists():
         raise WeightsError("no such file", where=path, expected=f"{AUTO}, {HASHED}, or an .npz of text features")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             encoder = str(archive["encoder"]) if "encoder" in archive else ""
             features = np.asarray(archive["features"], dtype=np.float64)
             return [str(name) for name in archive["names"]], features, encoder
     except (
+        MaskbridgeError,
         OSError,
         EOFError,
         ValueError,

@@ -14,6 +14,7 @@ import numpy as np
 from maskbridge import __version__
 from maskbridge.binarisation import listed, named_losses
 from maskbridge.dataset import GOOD, SYNTHETIC, Image
+from maskbridge.errors import printable
 from maskbridge.source import first_names
 
 #: Type of images with several kinds of defect at once (MVTec AD cable and others).
@@ -113,7 +114,8 @@ def conversion_lines(card: dict[str, Any]) -> list[str]:
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """The card as Markdown."""
+    """The card as Markdown; line ends and other controls in names are escaped."""
+    card = _printable(card)
     tail, totals, groups = card["long_tail"], card["totals"], card["rules"]["groups"]
     parts = sorted({part for entry in card["classes"].values() for part in entry["images_per_part"]})
     lines = [
@@ -153,6 +155,14 @@ def card_text(card: dict[str, Any]) -> str:
         f"- source: {card['source']['layout']}; licence: {card['source']['licence'] or 'none found in the source'}"
     )
     return "\n".join(lines) + "\n"
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(key): _printable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _changes(changes: dict[str, Any]) -> list[str]:

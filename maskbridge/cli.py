@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import select
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from maskbridge import __version__, plugins
-from maskbridge.errors import MaskbridgeError
+from maskbridge.errors import MaskbridgeError, OptionError, printable
 from maskbridge.progress import QUIET_VARIABLE
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,6 +31,8 @@ _UNFIT = (
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ENOENT,
+    errno.ELOOP,
+    errno.ENXIO,
 )
 
 
@@ -37,8 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     if argv is None:  # as a program: what was made for a while goes away also when it is told to stop
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding has no letters for is no error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser(words).parse_args(words)
+        _refuse_loops(arguments)
         if arguments.quiet:
             os.environ[QUIET_VARIABLE] = "1"
         code = int(plugins.load("command", arguments.command).run(arguments))
@@ -53,11 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _nobody_reads():
             raise
         return 128 + signal.SIGPIPE
+    except UnicodeEncodeError as error:
+        if error.encoding.lower() == "utf-8":
+            raise
+        found = f"{error.object[error.start : error.end]!a} in {error.encoding}"
+        print(f"maskbridge: the locale has no letters for a name; found {found}; set PYTHONUTF8=1", file=sys.stderr)
     except OSError as error:
         if error.errno not in (*_FULL, *_UNFIT):
             raise
         remedy = "free some space" if error.errno in _FULL else "choose a place that can be written"
-        print(f"maskbridge: {error.filename or 'a file'}: {error.strerror}; {remedy}", file=sys.stderr)
+        line = f"{os.fsdecode(error.filename or 'a file')}: {error.strerror}; {remedy}"
+        print(f"maskbridge: {printable(line)}", file=sys.stderr)
     return 1
 
 
@@ -71,8 +86,24 @@ def _nobody_reads() -> bool:
     return True
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def _refuse_loops(arguments: argparse.Namespace) -> None:
+    """Links that lead to themselves, in whatever names a place."""
+    for value in vars(arguments).values():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                try:
+                    path.resolve()
+                except RuntimeError as error:
+                    raise OptionError("is a link to itself", where=path) from error
+
+
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="maskbridge",
         description="From pixel masks to a fine-tuned detector and segmenter, and one comparison.",
     )

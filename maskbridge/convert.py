@@ -31,6 +31,7 @@ from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, wri
 from maskbridge.folders import staged_folder
 from maskbridge.named_groups import named_groups
 from maskbridge.official import leak_note, two_types
+from maskbridge.options import require_usable
 from maskbridge.progress import say, track
 from maskbridge.source import Reading, Source, SourceImage, WithoutMask, ignored_by_reason, refuse_unwritable_names
 from maskbridge.splits import make_splits
@@ -99,13 +100,18 @@ def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> li
     Raises:
         MaskbridgeError: For anything wrong with the source, the options or `out`; nothing half-written is left.
     """
+    require_usable(ConvertOptions, vars(options))
     if options.folds < 2:
         raise OptionError("--folds is too small", found=options.folds, expected="at least 2")
     if options.min_area < 1 or options.workers < 1:
         raise OptionError("--min-area and --workers start at 1", found=f"{options.min_area} and {options.workers}")
     _refuse_nested(source, out)
+    reader = plugins.load("format", layout)
+    if not hasattr(reader, "read"):
+        remedy = f"`maskbridge export {layout}` writes it"
+        raise OptionError("this format is for writing only", found=layout, remedy=remedy)
     reading = Reading(good=options.good, without_mask=options.without_mask)
-    products: list[Source] = plugins.load("format", layout).read(source, reading)
+    products: list[Source] = reader.read(source, reading)
     single = len(products) == 1 and products[0].path == source
     targets = [out if single else out / product.product for product in products]
     was_there = out.exists()

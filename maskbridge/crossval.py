@@ -25,6 +25,7 @@ from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
 from maskbridge.folders import final, held
+from maskbridge.options import require_usable
 from maskbridge.predicting import predict_run, second_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
@@ -85,6 +86,9 @@ def crossval(name: str, dataset: Dataset, path: Path, config: Any, settings: Set
         MaskbridgeError: As `train_run`.
     """
     path = Path(os.path.abspath(path))
+    for options in (settings, config):
+        require_usable(type(options), vars(options))
+    dataset.split(0)  # refused where there are no folds
     info = run_info(name, dataset, config, fold="all", seed=settings.seed)
     free = same_result_options(name)
     with claimed(path, info, resume=settings.resume, overwrite=settings.overwrite, free=free) as claim:
@@ -124,6 +128,10 @@ def predict_folds(
         RunError: When a fold is missing, or `out` lies in or around the run.
         MaskbridgeError: When `out` is taken.
     """
+    if not run.info.get("folds"):
+        raise RunError(
+            "is of all folds, but names none of them", where=run.path, remedy="predict with the runs of folds"
+        )
     folds, free = [Run.open(run.path / name) for name in run.info["folds"]], same_result_options(run.info["approach"])
     if out is None:
         with held(run.path):

@@ -10,76 +10,55 @@ Format: https://cocodataset.org/#format-data, with compressed RLE and half-open 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, TypeVar, cast
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge import geometry
+from maskbridge import dataset_rules, geometry
+from maskbridge.dataset_types import (
+    GOOD,
+    SYNTHETIC,
+    Annotation,
+    AnyCard,
+    Card,
+    Category,
+    Coco,
+    FoldName,
+    Image,
+    Splits,
+)
 from maskbridge.errors import DatasetError
-from maskbridge.files import read_json, sha256_bytes, sha256_file
+from maskbridge.files import read_regular, sha256_bytes
+from maskbridge.typed_json import fault, malformed
 
-GOOD = "good"
-#: Type of defects that were made by `maskbridge synthesize`.
-SYNTHETIC = "synthetic"
-FoldName = int | Literal["official"]
+__all__ = [
+    "GOOD",
+    "SYNTHETIC",
+    "Annotation",
+    "Category",
+    "Dataset",
+    "FoldName",
+    "Image",
+    "Split",
+    "read_image",
+]
 
+Entry = TypeVar("Entry")
 
-@dataclass(frozen=True, kw_only=True)
-class Image:
-    """One image of a dataset."""
+#: What is told of each problem of a dataset: raise it, or put it on a list.
+Report = Callable[[str], object]
 
-    id: int
-    file_name: str
-    width: int
-    height: int
-    sha256: str
-    origin: str
-    group: int
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.height, self.width
-
-    @property
-    def part(self) -> str:
-        """The source's own part: `train`, `test`, …, or `all`."""
-        return self.origin.split("/", 1)[0]
-
-    @property
-    def defect_type(self) -> str:
-        """Defect type by the source's folder; `good` for an image without a defect."""
-        return self.origin.split("/", 1)[1]
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the source calls the image free of defects."""
-        return self.defect_type == GOOD
-
-
-class Annotation(TypedDict):
-    """One defect instance: a COCO annotation."""
-
-    id: int
-    image_id: int
-    category_id: int
-    segmentation: geometry.RLE
-    bbox: list[int]
-    area: int
-    iscrowd: int
-
-
-class Category(TypedDict):
-    """One defect type; `supercategory` is the product."""
-
-    id: int
-    name: str
-    supercategory: str
+_COCO, _ANYTHING = msgspec.json.Decoder(Coco), msgspec.json.Decoder(dict[str, Any])
+_IMAGE, _ANNOTATION = msgspec.json.Decoder(Image), msgspec.json.Decoder(Annotation)
+_CATEGORY = msgspec.json.Decoder(Category)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +89,33 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | Path) -> Dataset:
-        """Read `annotations.json`, `splits.json` and `dataset.json`.
+        """Read `annotations.json`, `splits.json` and `dataset.json`; what passes is used without a further look.
 
         Raises:
-            DatasetError: When a file is missing or has no usable content; `maskbridge check` lists every problem.
+            DatasetError: When a file is missing or its content is not what the contract says; `maskbridge check` lists
+                every problem.
         """
         folder = Path(path)
+
+        def refuse(problem: str) -> None:
+            raise DatasetError(problem, where=folder, remedy="`maskbridge check` lists every problem")
+
+        return cls.read(folder, refuse)
+
+    @classmethod
+    def read(cls, folder: Path, report: Report) -> Dataset:
+        """Read a dataset folder and report each problem of its three files.
+
+        Args:
+            folder: The dataset folder.
+            report: Called for each problem. Where it returns, reading goes on without the entry or file.
+
+        Returns:
+            The dataset, of what could be read.
+
+        Raises:
+            DatasetError: When there is none.
+        """
         if not (folder / "annotations.json").is_file():
             raise DatasetError(
                 "is not a maskbridge dataset",
@@ -123,26 +123,31 @@ class Dataset:
                 expected="annotations.json inside",
                 remedy="make one with `maskbridge convert`",
             )
-        try:
-            annotation_bytes = (folder / "annotations.json").read_bytes()
-            coco = read_json(folder / "annotations.json")
-            return cls(
-                path=folder.resolve(),
-                images=tuple(Image(**image) for image in coco["images"]),
-                annotations=tuple(coco["annotations"]),
-                categories=tuple(coco["categories"]),
-                splits=cast(dict[str, Any], read_json(folder / "splits.json")),
-                card=cast(dict[str, Any], read_json(folder / "dataset.json")),
-                annotations_sha256=sha256_bytes(annotation_bytes),
-                splits_sha256=sha256_file(folder / "splits.json"),
-            )
-        except (KeyError, TypeError, OSError) as error:
-            raise DatasetError(
-                "cannot be read as a dataset",
-                where=folder,
-                found=repr(error),
-                remedy="run `maskbridge check` on it",
-            ) from error
+        data = {name: _content(folder / name) for name in ("annotations.json", "splits.json", "dataset.json")}
+        nothing: Coco = {"images": [], "annotations": [], "categories": []}
+        coco = _decoded("annotations.json", data["annotations.json"], _COCO, report) or nothing
+        images = tuple(_entries("images", coco["images"], _IMAGE, report))
+        annotations = tuple(_entries("annotations", coco["annotations"], _ANNOTATION, report))
+        categories = tuple(_entries("categories", coco["categories"], _CATEGORY, report))
+        splits = _typed("splits.json", data["splits.json"], Splits, report) or {"folds": [], "official": None}
+        card = _typed("dataset.json", data["dataset.json"], AnyCard, report) or {}
+        dataset = cls(
+            path=folder.resolve(),
+            images=images,
+            annotations=annotations,
+            categories=categories,
+            splits=splits,
+            card=card,
+            annotations_sha256=sha256_bytes(data["annotations.json"]),
+            splits_sha256=sha256_bytes(data["splits.json"]),
+        )
+        for problem in chain(
+            dataset_rules.image_problems(images, dataset.path),
+            dataset_rules.annotation_problems(annotations, categories, dataset.image_by_id),
+            dataset_rules.split_problems(splits, set(dataset.image_by_id)),
+        ):
+            report(problem)
+        return dataset
 
     @property
     def name(self) -> str:
@@ -152,7 +157,22 @@ class Dataset:
     @property
     def product(self) -> str:
         """The product shown, as the source names it."""
-        return str(self.card["product"])
+        product: str = self.card["product"]
+        return product
+
+    @cached_property
+    def whole_card(self) -> dict[str, Any]:
+        """The card, with everything that this version writes into it.
+
+        Raises:
+            DatasetError: When something is missing or of another kind, as in a card of another version.
+        """
+        try:
+            msgspec.convert(self.card, Card)
+        except msgspec.ValidationError as error:
+            remedy = "convert again: the card is of another version of maskbridge, or was edited"
+            raise DatasetError(f"dataset.json{fault(error)}", where=self.path, remedy=remedy) from error
+        return self.card
 
     @property
     def fold_count(self) -> int:
@@ -169,13 +189,6 @@ class Dataset:
         """Annotations by image id; images without any have an empty list."""
         table: dict[int, list[Annotation]] = {image.id: [] for image in self.images}
         for annotation in self.annotations:
-            if annotation["image_id"] not in table:
-                raise DatasetError(
-                    f"annotation {annotation['id']} is of an image that is not listed",
-                    where=self.path / "annotations.json",
-                    found=f"image {annotation['image_id']}",
-                    remedy="run `maskbridge check` on the dataset",
-                )
             table[annotation["image_id"]].append(annotation)
         return table
 
@@ -207,6 +220,8 @@ class Dataset:
                     "the source has no train and test parts of its own", where=self.path, found="official"
                 )
             return Split(train=tuple(official["train"]), val=(), test=tuple(official["test"]))
+        if not self.fold_count:
+            raise DatasetError("has no folds", where=self.path, found=fold)
         if not 0 <= fold < self.fold_count:
             raise DatasetError("no such fold", where=self.path, found=fold, expected=f"0 to {self.fold_count - 1}")
         parts = self.splits["folds"][fold]
@@ -227,7 +242,48 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         DatasetError: When the file cannot be decoded.
     """
-    raw = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        data = np.frombuffer(read_regular(path, error=DatasetError), np.uint8)
+        raw = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
+    except cv2.error:  # more pixels than OpenCV reads
+        raw = None
     if raw is None:
         raise DatasetError("cannot be decoded as an image", where=path, remedy="run `maskbridge check` on the dataset")
     return cast("npt.NDArray[np.uint8]", raw)
+
+
+def _content(path: Path) -> bytes:
+    return read_regular(path, error=DatasetError)
+
+
+def _decoded(name: str, data: bytes, decoder: msgspec.json.Decoder[Entry], report: Report) -> Entry | None:
+    """A value of its type, or None after a report."""
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        report(f"{name}{fault(error)}")
+    except (ValueError, RecursionError) as error:
+        report(f"{name}: not a readable JSON file; found {malformed(data, error)}")
+    return None
+
+
+def _entries(
+    name: str, entries: Sequence[msgspec.Raw], decoder: msgspec.json.Decoder[Entry], report: Report
+) -> Iterator[Entry]:
+    for index, entry in enumerate(entries):
+        value = _decoded(f"annotations.json, {name}[{index}]", bytes(entry), decoder, report)
+        if value is not None:
+            yield value
+
+
+def _typed(name: str, data: bytes, kind: Any, report: Report) -> dict[str, Any] | None:
+    """All of an object, of which a type says what is relied on; None after a report."""
+    content = _decoded(name, data, _ANYTHING, report)
+    if content is None:
+        return None
+    try:
+        msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        report(f"{name}{fault(error)}")
+        return None
+    return content

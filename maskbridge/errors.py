@@ -10,6 +10,15 @@ traceback.
 from __future__ import annotations
 
 import os
+import re
+
+#: Control characters, marks that turn the direction of writing, other line ends, and halves of characters.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal but be shown: a control character stands there by its number, as in JSON."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class MaskbridgeError(Exception):
@@ -32,7 +41,7 @@ class MaskbridgeError(Exception):
         expected: object = None,
         remedy: str | None = None,
     ) -> None:
-        """Compose the one line; newlines in the parts are folded into spaces."""
+        """Compose the one line; newlines in the parts are folded into spaces, other controls are escaped."""
         line = f"{os.fspath(where)}: {what}" if where is not None else what
         if found is not None:
             line += f"; found {found}"
@@ -40,7 +49,7 @@ class MaskbridgeError(Exception):
             line += f"; expected {expected}"
         if remedy is not None:
             line += f"; {remedy}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
 
 class SourceError(MaskbridgeError):

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from maskbridge.dataset import Dataset, FoldName, Image
 from maskbridge.errors import DatasetError
-from maskbridge.files import LinkMode, link_file, write_json
+from maskbridge.files import LinkMode, link_file, sha256_file, write_json
 from maskbridge.negatives import choose_negatives
+from maskbridge.options import require_usable
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 #: A round trip below this IoU is named in the report.
@@ -74,20 +75,32 @@ class ExportReport:
         )
 
 
-def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) -> None:
-    """Put an image of the dataset at its place in an export.
+def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) -> LinkMode:
+    """Put an image of the dataset at its place in another folder; what lies there is the image, by its SHA-256.
+
+    Returns:
+        The way that worked.
 
     Raises:
-        DatasetError: When the file is missing.
+        DatasetError: When the file is missing, or another one than was converted.
     """
     try:
-        link_file(dataset.image_path(image.id), target, link)
+        found = sha256_file(dataset.image_path(image.id))
     except FileNotFoundError as error:
         raise DatasetError(
             "image is missing",
             where=dataset.image_path(image.id),
             remedy="run `maskbridge check` on the dataset",
         ) from error
+    if found != image.sha256:
+        raise DatasetError(
+            "image is another one than was converted",
+            where=dataset.image_path(image.id),
+            found=f"sha256 {found}",
+            expected=f"sha256 {image.sha256}",
+            remedy="run `maskbridge check` on the dataset",
+        )
+    return link_file(dataset.image_path(image.id), target, link)
 
 
 def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dict[str, list[Image]]:
@@ -96,6 +109,7 @@ def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dic
     Images of a defect type without any defect pixel stay out of `train` and `val`: they would teach, or choose an epoch
     by it, that the defect is background. In `test` every image stays, so that figures are of the same images.
     """
+    require_usable(ExportOptions, vars(options))
     split = dataset.split(options.fold)
     images: dict[str, list[Image]] = {part: [dataset.image_by_id[i] for i in split.part(part)] for part in PARTS}
     marked = dataset.annotations_by_image

@@ -26,6 +26,17 @@ from maskbridge.errors import MaskbridgeError
 LinkMode = Literal["hard", "copy", "symlink"]
 
 
+#: What a file that is read as a whole may hold; the largest are annotations and detections.
+MOST_BYTES = 2**30
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write a file atomically: temporary file in the same folder, fsync, rename.
@@ -37,8 +48,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         The file to write into; `path` has its content when the block ends well, and is untouched otherwise.
 
     Raises:
+        MaskbridgeError: When something else is in the place of the file: a device, a pipe, a folder.
         OSError: When the disk is full or the folder cannot be written; it names `path`.
     """
+    if path.exists() and not path.is_file():
+        found = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something else")
+        raise MaskbridgeError("is in the way", where=path, found=found, expected="a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     handle = _made_alone(partial)
@@ -71,8 +86,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text atomically.
+
+    Raises:
+        MaskbridgeError: When it cannot be UTF-8, as a name of a file that is none.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = ascii(text[max(0, error.start - 40) : error.end + 20])
+        raise MaskbridgeError(
+            "would hold a name that is not UTF-8", where=path, found=found, remedy="rename that file or folder"
+        ) from error
+    write_bytes(path, data)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -87,16 +113,58 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading; links are followed, and nothing else is ever waited for or read.
+
+    Raises:
+        MaskbridgeError: When it is a device, a pipe, a socket or a folder.
+        OSError: When it is missing or cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        raise MaskbridgeError("is not a regular file", where=path, found=_KINDS.get(kind, "something else"))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, *, most_bytes: int = MOST_BYTES, error: type[MaskbridgeError] = MaskbridgeError) -> bytes:
+    """Content of a regular file of bounded size.
+
+    Args:
+        path: The file.
+        most_bytes: What it may hold.
+        error: What is raised.
+
+    Raises:
+        MaskbridgeError: When it is missing, of another kind, larger, or cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size + 1) if size <= most_bytes else b""
+    except FileNotFoundError as cause:
+        raise error("no such file", where=path) from cause
+    except (OSError, ValueError) as cause:  # a name with a null character is a ValueError
+        raise error("cannot be read", where=path, found=getattr(cause, "strerror", None) or cause) from cause
+    except MaskbridgeError as cause:
+        raise error(str(cause)) from cause
+    if size > most_bytes:
+        raise error("is too large", where=path, found=f"{size} bytes", expected=f"at most {most_bytes}")
+    if len(data) != size:
+        raise error("changed while it was read", where=path)
+    return data
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        MaskbridgeError: When the file is missing, not UTF-8, not JSON, or nested absurdly deep.
+        MaskbridgeError: When the file is missing, no regular file, not UTF-8, not JSON, or nested absurdly deep.
     """
+    data = read_regular(path)
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise MaskbridgeError("no such file", where=path) from error
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise MaskbridgeError("not a readable JSON file", where=path, found=str(error) or "endless nesting") from error
 
@@ -108,7 +176,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content as 64 hexadecimal digits, read in blocks."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

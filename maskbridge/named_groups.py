@@ -5,12 +5,24 @@ named_groups(source, group_by=r"lot(\d+)", groups=None)     # [0, 0, 1, None, â€
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import re
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from maskbridge.errors import OptionError
+from maskbridge.files import read_regular
 from maskbridge.source import Source
+
+_MOST_CSV_BYTES = 2**26
+#: What a search through all names may take; a pattern such as `(a+)+$` would not end.
+_SEARCH_SECONDS = 10.0
 
 
 def named_groups(source: Source, group_by: str | None, groups: Path | None) -> list[int | None]:
@@ -39,15 +51,41 @@ def named_groups(source: Source, group_by: str | None, groups: Path | None) -> l
 
 def _by_pattern(source: Source, group_by: str) -> list[str | None]:
     try:
-        pattern = re.compile(group_by)
-    except re.error as error:
-        raise OptionError("--group-by is no regular expression", found=f"{group_by!r}: {error}") from error
-    matches = [pattern.search(item.file_name) for item in source.images]
+        with _in_time(), warnings.catch_warnings():
+            warnings.simplefilter("error")  # of what means something else in other dialects, such as [[:alpha:]]
+            pattern = re.compile(group_by)
+            matches = [pattern.search(item.file_name) for item in source.images]
+    except (re.error, ValueError, OverflowError, RecursionError, Warning) as error:
+        found = f"{group_by[:80]!r}: {error}"
+        raise OptionError("--group-by is no regular expression", found=found) from error
+    except TimeoutError as error:
+        found, expected = repr(group_by[:80]), f"an answer for all names within {_SEARCH_SECONDS:g} s"
+        remedy = "nest no repetition in another"
+        raise OptionError("--group-by takes too long", found=found, expected=expected, remedy=remedy) from error
     if not any(matches):
         raise OptionError(
             "--group-by matches no file name", found=group_by, expected=f"a match in {source.images[0].file_name}"
         )
     return [None if m is None else "\0".join(map(str, m.groups() or [m.group(0)])) for m in matches]
+
+
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    """End what takes longer by a `TimeoutError`; only the main thread can be told so."""
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, tell)
+    signal.setitimer(signal.ITIMER_REAL, _SEARCH_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _by_file(source: Source, groups: Path) -> list[str | None]:
@@ -64,26 +102,26 @@ def _by_file(source: Source, groups: Path) -> list[str | None]:
 
 
 def _read(path: Path) -> dict[str, str]:
+    data = read_regular(path, most_bytes=_MOST_CSV_BYTES, error=OptionError)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"file_name", "group"} <= set(reader.fieldnames or ()):
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        if not {"file_name", "group"} <= set(reader.fieldnames or ()):
+            raise OptionError(
+                "has no header of a groups file",
+                where=path,
+                found=reader.fieldnames,
+                expected="file_name,group",
+            )
+        table: dict[str, str] = {}
+        for row in reader:
+            name, group = row["file_name"], row["group"]
+            if not name or not group or table.setdefault(name, group) != group:
                 raise OptionError(
-                    "has no header of a groups file",
-                    where=path,
-                    found=reader.fieldnames,
-                    expected="file_name,group",
+                    "cannot be used as a group",
+                    where=f"{path}, line {reader.line_num}",
+                    found=f"file_name {name!r}, group {group!r}",
+                    expected="a file name and a group, and no other group for this name",
                 )
-            table: dict[str, str] = {}
-            for row in reader:
-                name, group = row["file_name"], row["group"]
-                if not name or not group or table.setdefault(name, group) != group:
-                    raise OptionError(
-                        "cannot be used as a group",
-                        where=f"{path}, line {reader.line_num}",
-                        found=f"file_name {name!r}, group {group!r}",
-                        expected="a file name and a group, and no other group for this name",
-                    )
-            return table
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return table
+    except (UnicodeDecodeError, csv.Error) as error:
         raise OptionError("cannot be read", where=path, found=error) from error

@@ -95,8 +95,11 @@ def predict_run(
             **truth_given(approach, config),
             "options": options,
             "trained_options": run.info.get("trained_options", old),
-            "seconds": {"train": run.info["seconds"]["train"]},
-            "peak_memory_mb": {"train": run.info["peak_memory_mb"]["train"]},
+            **{
+                cost: {"train": phases["train"]}
+                for cost in ("seconds", "peak_memory_mb")
+                if "train" in (phases := run.info.get(cost) or {})
+            },
         }
         out = Path(os.path.abspath(out))
         with second_run(run, out, overwrite=overwrite) as folder:
@@ -119,8 +122,8 @@ def _predict_into(
     device: str,
 ) -> dict[str, Any]:
     """Write predictions of parts into a run folder, then its run.json; thresholds are fitted where `val` is one."""
-    context = Context(device=device, seed=info["seed"], work=folder / "work")
-    seconds, peak_mb, fold = dict(info["seconds"]), dict(info["peak_memory_mb"]), info["fold"]
+    context = Context(device=device, seed=info.get("seed") or 0, work=folder / "work")
+    seconds, peak_mb, fold = dict(info.get("seconds") or {}), dict(info.get("peak_memory_mb") or {}), info["fold"]
     try:
         for part in parts:
             clock = Clock(context.spared)

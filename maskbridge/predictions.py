@@ -25,11 +25,11 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
-from maskbridge.files import write_array, write_json
+from maskbridge.files import open_regular, write_array, write_json
 from maskbridge.folders import beside, move_in, recover, told_of
 from maskbridge.geometry import RLE
 from maskbridge.run_info import read_run_info
-from maskbridge.run_lengths import run_lengths
+from maskbridge.run_lengths import whole_runs
 from maskbridge.typed_json import decoded
 
 
@@ -163,7 +163,7 @@ class Run:
             return None
         path = self._part(part) / "maps" / f"{image_id}.npy"
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError("the map of an image is missing", where=path) from error
@@ -172,7 +172,8 @@ class Run:
             TypeError,
             EOFError,
             MemoryError,
-            IsADirectoryError,
+            OverflowError,
+            OSError,
         ) as error:  # a header may claim any size
             raise RunError("cannot be read as an array", where=path, found=str(error)) from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
@@ -285,8 +286,8 @@ def _result(image_id: int, detection: Detection) -> Result:
 def _check_mask(rle: RLE, where: str) -> None:
     try:
         height, width = rle["size"]
-        found, expected = int(run_lengths(rle["counts"]).sum()), height * width
+        whole_runs(rle["counts"], height * width)
     except ValueError as error:
-        raise RunError("the mask is not a compressed RLE", where=where, found=str(rle)[:80]) from error
-    if found != expected:
-        raise RunError("the mask has runs of another size", where=where, found=found, expected=expected)
+        raise RunError(
+            "the mask is not a compressed RLE of its size", where=where, found=f"{error}: {rle}"[:120]
+        ) from error

@@ -1,11 +1,18 @@
-"""Progress bars (tqdm): on anything over two seconds, silent when standard error is not a terminal."""
+"""What is told on the terminal: results, one line about what is done, and progress bars (tqdm).
+
+Bars are shown for anything over two seconds, and not where standard error is no terminal. Names of files and whatever
+else others wrote never reach the terminal with their control characters.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
+
+from maskbridge.errors import printable
 
 Item = TypeVar("Item")
 
@@ -19,13 +26,19 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     from tqdm import tqdm
 
     silent = not sys.stderr.isatty() or bool(os.environ.get(QUIET_VARIABLE))
-    yield from tqdm(items, desc=what, total=total, delay=2, leave=False, disable=silent, dynamic_ncols=True)
+    yield from tqdm(items, desc=printable(what), total=total, delay=2, leave=False, disable=silent, dynamic_ncols=True)
+
+
+def show(result: str | Path) -> None:
+    """Print a result on standard output: a path as one line, or text with lines of its own."""
+    lines = [str(result)] if isinstance(result, Path) else result.removesuffix("\n").split("\n")
+    print("\n".join(map(printable, lines)))
 
 
 def say(line: str) -> None:
     """Print one line about what is being done on standard error, unless `--quiet` was given."""
     if not os.environ.get(QUIET_VARIABLE):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def say_once(line: str) -> None:

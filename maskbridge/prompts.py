@@ -9,6 +9,7 @@ seen the image. Frame of boxes and points: pixels of the original image, half-op
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from maskbridge import geometry
 from maskbridge.approach import PredictData
 from maskbridge.dataset import Dataset, FoldName
 from maskbridge.derive import PredictionView
-from maskbridge.errors import RunError
+from maskbridge.errors import OptionError, RunError
 from maskbridge.painting import MOST_DETECTIONS
 from maskbridge.pixel_counts import resized
 from maskbridge.predictions import Result, Run
@@ -137,7 +138,15 @@ def refuse_unfit_source(source: str, dataset: Dataset, fold: FoldName, *, boxes_
 
 
 def absolute_source(source: str, words: Sequence[str] = ()) -> str:
-    """A source as run.json keeps it: the path of a run made absolute, `oracle` and the approach's own words as is."""
+    """A source as run.json keeps it: the path of a run made absolute, `oracle` and the approach's own words as is.
+
+    Raises:
+        OptionError: When it is nearly one of the words, and no folder.
+    """
+    near = difflib.get_close_matches(source, known := (ORACLE, *words), n=1)
+    if near and source not in known and not os.path.lexists(source):
+        expected = f"a run folder, {', '.join(known)}"
+        raise OptionError("--prompts is unknown", found=source, expected=expected, remedy=f"did you mean {near[0]}?")
     return source if source in (ORACLE, *words) else os.path.abspath(source)
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskbridge.errors import RunError
+from maskbridge.errors import MaskbridgeError, RunError
 from maskbridge.files import read_json, write_json
 from maskbridge.folders import beside, held, is_ours, move_in, recover, refuse_working_folder
 from maskbridge.predictions import Run
@@ -147,6 +148,27 @@ def _forgotten_if_fruitless(path: Path) -> Iterator[None]:
         if [file for file in path.rglob("*") if file.is_file()] == [path / _STARTED]:
             shutil.rmtree(path)
         raise
+
+
+@contextlib.contextmanager
+def gone_on_with(path: Path) -> Iterator[None]:
+    """Whatever a damaged scratch file brings up in the libraries that read it is told in one line.
+
+    Raises:
+        RunError: When the block raises anything of its own.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except MaskbridgeError:
+        raise
+    except Exception as error:
+        raise RunError(
+            "what the interrupted training left cannot be read",
+            where=path,
+            found=(str(error) or type(error).__name__).split("\n", 1)[0][:120],
+            remedy="start anew with --overwrite",
+        ) from error
 
 
 def _refuse_other(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str]) -> None:

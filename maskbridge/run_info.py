@@ -68,7 +68,8 @@ class _RunInfo(TypedDict, total=False):
     options: Required[dict[str, Any]]
     trained_options: dict[str, Any]
     truth_given: Annotated[str, msgspec.Meta(min_length=1)] | None
-    seed: int | None
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None
+    folds: list[Annotated[str, msgspec.Meta(pattern=r"^fold\d+$")]] | None
     device: str | None
     weights_from: str | None
     start_weights: list[dict[str, str]]

@@ -34,3 +34,20 @@ def run_lengths(counts: str) -> npt.NDArray[np.int64]:
     if (runs < 0).any():
         raise ValueError("a run of negative length")
     return runs
+
+
+def whole_runs(counts: str, pixels: int) -> npt.NDArray[np.int64]:
+    """Lengths of the runs of a mask of so many pixels; nothing of its size is allocated.
+
+    Raises:
+        ValueError: When they are not exactly the mask.
+    """
+    try:
+        runs = run_lengths(counts)
+    except ValueError as error:
+        raise ValueError(f"no runs that can be read ({error})") from error
+    longest = int(runs.max(initial=0))  # sums of longer ones can overflow to anything
+    total = longest if longest > pixels else int(runs.sum())
+    if total != pixels:
+        raise ValueError(f"runs of {total} pixels, the mask has {pixels}")
+    return runs

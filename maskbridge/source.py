@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from maskbridge.dataset_rules import name_problem
 from maskbridge.errors import SourceError
+from maskbridge.files import open_regular
 
+#: Of a licence file only the first line is kept.
 WithoutMask = Literal["refuse", "unlabelled"]
 #: Why a file is ignored.
 NEITHER = "neither image nor mask"
@@ -22,7 +25,7 @@ NO_MASK = "defect image without a mask (--without-mask unlabelled)"
 NO_IMAGE = "mask without an image (--without-mask unlabelled)"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
-
+_LICENCE_BYTES = 2**16
 _LICENCE_FILES = ("license.txt", "LICENSE", "LICENSE.txt", "licence.txt", "readme.txt")
 _FIRST = 3
 
@@ -141,7 +144,8 @@ def licence_line(path: Path | None) -> str | None:
     """First line of a licence file that is not empty; None where there is neither."""
     if path is None:
         return None
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    with open_regular(path) as file:
+        lines = file.read(_LICENCE_BYTES).decode("utf-8", errors="replace").split("\n")
     return next((line.strip() for line in lines if line.strip()), None)
 
 
@@ -190,6 +194,9 @@ def refuse_unwritable_names(source: Source) -> None:
                 found=repr(item.defect_type),
                 remedy="rename it",
             )
+        problem = name_problem(item.file_name)
+        if problem is not None:
+            raise SourceError(f"the name {problem}", where=item.path, found=item.file_name, remedy="rename it")
 
 
 def refuse_unpaired(images: Sequence[Path], masks: Sequence[Path], folder: Path, *, expected: str, hint: str) -> None:

@@ -26,6 +26,7 @@ from maskbridge.errors import OptionError
 from maskbridge.folders import final
 from maskbridge.meters import PhaseMeter
 from maskbridge.official import REMEDY, leak_note
+from maskbridge.options import require_usable
 from maskbridge.predicting import as_read_back, in_order, predict_images, truth_given
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.progress import say
@@ -81,6 +82,8 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
     Raises:
         MaskbridgeError: When the run folder is taken, the fold does not suit, or the approach refuses.
     """
+    for options in (settings, config):
+        require_usable(type(options), vars(options))
     path = Path(os.path.abspath(path))
     approach: Approach = plugins.load("approach", name)
     if approach.SUPERVISED and settings.fold == "official":

@@ -14,6 +14,10 @@ from typing import Any
 import msgspec
 
 from maskbridge.errors import RunError
+from maskbridge.files import read_regular
+
+_NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+_NUMBER = re.compile(rb"-?(NaN|Infinity)")
 
 
 def decoded(path: Path, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
@@ -27,22 +31,37 @@ def decoded(path: Path, decoder: msgspec.json.Decoder[Any], what: str) -> Any:
     Raises:
         RunError: When it cannot be read, is no JSON, or has other content; the entry is named.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunError("cannot be read", where=path, found=error.strerror) from error
+    data = read_regular(path, error=RunError)
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        told = re.fullmatch(r"(?:Expected (.+?), got )?(.+?)(?: - at `\$(?:\[(\d+)\])?(.*)`)?", str(error))
-        assert told is not None, "every part but the second is optional"
-        expected, found, entry, place = told.groups()
-        where = path if entry is None else f"{path}, entry {entry}"
+        place, found, expected = _told(error)
+        entry = re.match(r"\[(\d+)\]", place)
+        where = path if entry is None else f"{path}, entry {entry[1]}"
+        place = place if entry is None else place[entry.end() :]
         raise RunError(what, where=where, found=found + f" at {place}" * bool(place), expected=expected) from error
     except (ValueError, RecursionError) as error:
-        at = re.search(r"\(byte (\d+)\)", str(error))
-        number = re.match(rb"-?(NaN|Infinity)", data[int(at[1]) :]) if at is not None else None
-        if at is not None and number is not None:
-            found = f"{number[0].decode()} at byte {at[1]}"
-            raise RunError("a number is not finite", where=path, found=found) from error
-        raise RunError("not a readable JSON file", where=path, found=str(error)) from error
+        found = malformed(data, error)
+        what = "a number is not finite" if found.startswith(_NOT_FINITE) else "not a readable JSON file"
+        raise RunError(what, where=path, found=found) from error
+
+
+def fault(error: msgspec.ValidationError) -> str:
+    """What is wrong with a value, to be put behind its name: `.width: found `str`, expected `int``."""
+    place, found, expected = _told(error)
+    return f"{place}: found {found}, expected {expected}" if expected else f"{place}: {found[0].lower()}{found[1:]}"
+
+
+def malformed(data: bytes, error: Exception) -> str:
+    """What is wrong with data that is no JSON."""
+    at = re.search(r"\(byte (\d+)\)", str(error))
+    number = _NUMBER.match(data, int(at[1])) if at is not None else None
+    return f"{number[0].decode()} at byte {number.start()}" if number is not None else str(error)
+
+
+def _told(error: msgspec.ValidationError) -> tuple[str, str, str | None]:
+    """Place, what was found there, what was expected if that is said."""
+    told = re.fullmatch(r"(?:Expected (.+?), got )?(.+?)(?: - at `(?:key in )?\$(.*?)`)?", str(error), re.DOTALL)
+    assert told is not None, "every part but the second is optional"
+    expected, found, place = told.groups()
+    return place or "", found, expected

@@ -172,6 +172,8 @@ def _find(
         path = Path(option).expanduser()
         if not os.path.exists(path):  # False for a name that the system cannot take, too
             raise WeightsError("no such file", where=path, expected=what, remedy=remedy)
+        if not path.is_file() and not path.is_dir():  # a device has no end
+            raise WeightsError("is not a regular file", where=path, expected=what, remedy=remedy)
         return path
     local = find_local(names)
     if local is not None:

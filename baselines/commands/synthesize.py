@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskbridge.progress import show
+
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the arguments of the command."""
@@ -24,5 +26,5 @@ def run(arguments: argparse.Namespace) -> int:
     from maskbridge.options import from_arguments
 
     synthesize(Dataset.open(arguments.dataset), arguments.out, from_arguments(SynthesisOptions, arguments))
-    print(arguments.out)
+    show(arguments.out)
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.commands._runs import add_run_arguments, board_of
+from maskbridge.progress import show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     one, other = sorted(board.evaluations, key=lambda each: each.run.path != arguments.one.resolve())
     comparisons = compare_every_metric(one, other)
     if arguments.json:
-        print(json.dumps([each.to_json() for each in comparisons], indent=1, ensure_ascii=False))
+        show(json.dumps([each.to_json() for each in comparisons], indent=1, ensure_ascii=False))
     else:
-        print(comparison_text(one, other, comparisons))
+        show(comparison_text(one, other, comparisons))
     return 0

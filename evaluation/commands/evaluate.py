@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.commands._runs import add_run_arguments, board_of
+from maskbridge.progress import show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -27,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         board.write(arguments.out)
     board.write_metrics()
-    print(text)
+    show(text)
     return 0

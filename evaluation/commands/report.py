@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.commands._runs import add_run_arguments, board_of
+from maskbridge.progress import show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -27,5 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     board = board_of(arguments, arguments.runs)
     write_report(board, arguments.out, from_arguments(ReportOptions, arguments))
-    print(arguments.out)
+    show(arguments.out)
     return 0

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskbridge.progress import show
+
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the arguments of the command."""
@@ -49,5 +51,5 @@ def run(arguments: argparse.Namespace) -> int:
         texts += coco_names()
     texts = list(dict.fromkeys(texts))
     text.write_features(arguments.out, texts, text.encode(texts), text.encoder_name())
-    print(f"{arguments.out}: {len(texts)} texts")
+    show(f"{arguments.out}: {len(texts)} texts")
     return 0

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskbridge.progress import show
+
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the arguments of the command."""
@@ -19,9 +21,9 @@ def run(arguments: argparse.Namespace) -> int:
     from maskbridge.card import card_text
     from maskbridge.dataset import Dataset
 
-    card = Dataset.open(arguments.dataset).card
+    dataset = Dataset.open(arguments.dataset)
     if arguments.json:
-        print(json.dumps(card, indent=1, ensure_ascii=False))
+        show(json.dumps(dataset.card, indent=1, ensure_ascii=False))
     else:
-        print(card_text(card), end="")
+        show(card_text(dataset.whole_card))
     return 0

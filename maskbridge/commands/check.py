@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskbridge.progress import show
+
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the arguments of the command."""
@@ -18,8 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     problems, remarks = check_and_remark(arguments.dataset)
     for problem in problems:
-        print(problem)
+        show(problem)
     for remark in remarks:
-        print(f"to look at: {remark}")
-    print(f"{arguments.dataset}: {len(problems)} problems" if problems else f"{arguments.dataset}: whole")
+        show(f"to look at: {remark}")
+    show(f"{arguments.dataset}: {len(problems)} problems" if problems else f"{arguments.dataset}: whole")
     return 1 if problems else 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskbridge import plugins
+from maskbridge.progress import show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -28,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = from_arguments(ConvertOptions, arguments)
     for folder in convert(arguments.layout, arguments.source, arguments.out, options):
-        print(folder)
+        show(folder)
     return 0

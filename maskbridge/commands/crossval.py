@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from maskbridge.commands._training import add_training_arguments, training_of
+from maskbridge.progress import show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -22,5 +23,5 @@ def run(arguments: argparse.Namespace) -> int:
     if nodes.is_another(config):
         nodes.learn_along(arguments.approach, dataset, config, range(dataset.fold_count), settings)
         return 0
-    print(crossval(arguments.approach, dataset, arguments.run_path, config, settings).path)
+    show(crossval(arguments.approach, dataset, arguments.run_path, config, settings).path)
     return 0

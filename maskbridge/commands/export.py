@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maskbridge import plugins
 from maskbridge.errors import OptionError
-from maskbridge.progress import say
+from maskbridge.progress import say, show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -32,9 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     module = plugins.load("format", arguments.format)
     if not hasattr(module, "export"):
-        raise OptionError("this format is for reading only", found=arguments.format)
+        remedy = f"`maskbridge convert {arguments.format}` reads it"
+        raise OptionError("this format is for reading only", found=arguments.format, remedy=remedy)
     module.export(Dataset.open(arguments.dataset), arguments.out, from_arguments(ExportOptions, arguments))
     counts = read_json(arguments.out / "export-report.json")["instances"]
     say(f"{arguments.out}: instances " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    print(arguments.out)
+    show(arguments.out)
     return 0

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskbridge.progress import show
+
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Add the arguments of the command."""
@@ -23,5 +25,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
     from maskbridge.model_export import export_run
 
-    print(export_run(arguments.run_path, arguments.out, arguments.format, overwrite=arguments.overwrite))
+    show(export_run(arguments.run_path, arguments.out, arguments.format, overwrite=arguments.overwrite))
     return 0

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from maskbridge import plugins
+from maskbridge.progress import show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -21,5 +22,5 @@ def run(arguments: argparse.Namespace) -> int:
     rows = {name: plugins.summary(kind, name) for name in plugins.names(kind)}
     width = max(map(len, rows))
     lines = (f"{name:{width}}  {text}" for name, text in rows.items())
-    print(json.dumps(rows, indent=1) if arguments.json else "\n".join(lines))
+    show(json.dumps(rows, indent=1) if arguments.json else "\n".join(lines))
     return 0

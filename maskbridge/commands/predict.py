@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskbridge import plugins
+from maskbridge.progress import show
 
 #: Options without a value.
 _FLAGS = ("--overwrite", "--quiet")
@@ -53,10 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
     from maskbridge.crossval import PART, predict_folds
     from maskbridge.errors import RunError
-    from maskbridge.options import given
+    from maskbridge.options import given, require_usable
     from maskbridge.predicting import predict_run
     from maskbridge.predictions import Run
+    from maskbridge.training import Settings
 
+    require_usable(Settings, {"device": arguments.device})
     run = Run.open(arguments.run_path)
     changes = given(plugins.load("approach", run.info["approach"]).Config, arguments)
     dataset, part = run.dataset(arguments.dataset), arguments.part
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         run, part = predict_folds(run, dataset, **how), PART
     else:
         run = predict_run(run, dataset, part, **how)
-    print(run.path / "predictions" / part)
+    show(run.path / "predictions" / part)
     return 0
 
 

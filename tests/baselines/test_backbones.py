@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision import models
 
-from baselines._backbones import choose_backbone, load_backbone
+from baselines._backbones import choose_backbone, load_backbone, restore_backbone
 from maskbridge.errors import OptionError, WeightsError
 
 NAME = "mobilenet_v3_small"
@@ -199,3 +199,9 @@ def test_a_download_with_another_hash_is_an_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", download)
     with pytest.raises(WeightsError, match="invalid hash value"):
         load_backbone(NAME, "auto", seed=0)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "hf-hub:someone/something", "local-dir:/etc", "../x"])
+def test_a_checkpoint_cannot_name_a_network_to_fetch(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=f"unknown backbone; found {name}"):
+        restore_backbone(name, "somewhere", {}, tmp_path)

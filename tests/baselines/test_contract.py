@@ -194,6 +194,41 @@ def test_a_damaged_checkpoint_is_named(case: Case, name: str, work: SimpleNamesp
 
 
 @approaches
+@pytest.mark.parametrize("facts", ["[]", '{"backbone": 3}', '{"weights_from": null}', "null", "{"])
+def test_a_checkpoint_with_another_header_is_named(
+    case: Case, name: str, facts: str, work: SimpleNamespace, trained
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    work.folder.mkdir(exist_ok=True)
+    tensors = load_file(trained[name] / "model.safetensors")
+    save_file(tensors, work.folder / "model.safetensors", metadata={"maskbridge": facts})
+    with pytest.raises(WeightsError, match=r"model\.safetensors: cannot be read as a checkpoint"):
+        work.predictions(case.module, case.config)
+
+
+@approaches
+def test_a_checkpoint_without_a_tensor_is_named(case: Case, name: str, work: SimpleNamespace, trained) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    work.folder.mkdir(exist_ok=True)
+    whole = trained[name] / "model.safetensors"
+    with safe_open(whole, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(whole)
+    refused = 0
+    for lost in [key for key in tensors if not key.startswith("backbone.")][-12:]:
+        rest = {key: tensor for key, tensor in tensors.items() if key != lost}
+        save_file(rest, work.folder / "model.safetensors", metadata=header)
+        try:  # not every one is needed
+            work.predictions(case.module, case.config)
+        except WeightsError as error:
+            refused += lost.rpartition(".")[2] in str(error)
+    assert refused
+
+
+@approaches
 def test_a_failed_training_leaves_no_checkpoint(case: Case, work: SimpleNamespace, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

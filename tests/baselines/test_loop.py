@@ -9,7 +9,7 @@ import torch
 from baselines import _loop, autoencoder, deep_svdd
 from baselines._loop import LoopConfig, Player, in_processes, optimise
 from maskbridge.approach import Context, PredictData, TrainData
-from maskbridge.errors import MaskbridgeError, OptionError
+from maskbridge.errors import MaskbridgeError, OptionError, RunError
 
 POINTS = torch.linspace(-1, 1, 21)[:, None]
 CONFIG = LoopConfig(epochs=6, batch_size=4, learning_rate=1e-2)
@@ -125,6 +125,22 @@ def test_options_that_cannot_work_are_refused_by_name(field: str) -> None:
     for module in (deep_svdd, autoencoder):
         with pytest.raises(OptionError, match=f"--{field.replace('_', '-')} cannot be used"):
             module.Config(**{field: 0})
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "list", "other network", "no losses"])
+def test_what_a_damaged_training_left_is_told_in_one_line(context: Context, damage: str) -> None:
+    in_processes(fit_line, config=CONFIG, context=context)
+    kept = context.work / "line.pt"
+    whole = torch.load(kept, weights_only=True)
+    if damage in ("empty", "text"):
+        kept.write_bytes(b"" if damage == "empty" else b"hello")
+    elif damage == "cut":
+        kept.write_bytes(kept.read_bytes()[:-200])
+    else:
+        changes = {"list": [1, 2], "other network": {**whole, "networks": [{}]}, "no losses": {**whole, "history": []}}
+        torch.save(changes[damage], kept)
+    with pytest.raises(RunError, match=r"line\.pt: what the interrupted training left cannot be read; found .*--over"):
+        in_processes(fit_line, config=CONFIG, context=dataclasses.replace(context, resume=True))
 
 
 @pytest.mark.slow

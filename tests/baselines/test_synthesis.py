@@ -13,6 +13,7 @@ import torch
 from baselines import _gan
 from baselines._synthesis import SynthesisOptions, synthesize
 from maskbridge.approach import TrainData
+from maskbridge.card import make_card
 from maskbridge.check import check
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset, read_image
@@ -40,19 +41,25 @@ def folds(dataset: Dataset, tmp_path: Path) -> Dataset:
         parts.append({"train": [*train, *rest[2:]], "val": rest[:2], "test": test})
     write_json(folder / "splits.json", {**dataset.splits, "folds": parts})
     (folder / "annotations.json").write_bytes((dataset.path / "annotations.json").read_bytes())
-    card = {
-        "product": "stripes", "options": {}, "source": {"layout": "mvtec", "licence": None},
-        "rules": {
+    card = make_card(
+        product="stripes",
+        images=dataset.images,
+        annotations=dataset.annotations,
+        categories=dataset.categories,
+        splits={"folds": parts, "official": dataset.splits["official"]},
+        rules={
             "instances": "components", "connectivity": 8, "min_area": 1, "binarisation": {},
             "groups": {"by": "hand", "groups": 30, "largest": 1},
         },
-        "changes": {
+        origin={"layout": "mvtec", "path": "stripes", "licence": None},
+        options={},
+        changes={
             "dropped_instances": {"count": 0, "areas_px": {}}, "empty_masks": {"count": 0, "files": []},
             "ignored_files": {"count": 0, "files": []}, "train_images_left_out": {}, "types_smaller_than_folds": {},
             "groups_across_official_parts": {},
         },
-        "sha256": {name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
-    }  # fmt: skip
+        sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
+    )  # fmt: skip
     write_json(folder / "dataset.json", card)
     assert check(folder) == []
     return Dataset.open(folder)
@@ -147,7 +154,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(folds: Dataset, tmp_path:
         synthesize(folds, new.path, SynthesisOptions())
     with pytest.raises(OptionError, match="--count cannot be used"):
         SynthesisOptions(count=0)
-    with pytest.raises(OptionError, match="--method is unknown; found paint; expected gan, cutpaste, perlin"):
+    with pytest.raises(OptionError, match="--method cannot be used; found 'paint'; expected gan, cutpaste, perlin"):
         SynthesisOptions(method="paint")  # type: ignore[arg-type]
     bare = dataclasses.replace(
         folds, splits={"folds": [{"train": [27, 28], "val": [], "test": [21]}], "official": None}

@@ -185,3 +185,12 @@ def test_a_dataset_that_has_changed_since_is_refused_with_both_hashes(dataset, i
 def test_no_run_at_all_is_refused():
     with pytest.raises(RunError, match="no run"):
         evaluate_runs([])
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)"])
+def test_a_run_that_is_named_like_a_formula_is_text_in_a_spreadsheet(dataset, ids, new_run, truth, tmp_path, name):
+    run = new_run(tmp_path / name.replace("/", "∕"), dataset, truth(dataset, ids))
+    rows = list(csv.DictReader(io.StringIO(evaluate_runs([run.path], samples=20).csv())))
+    assert {row["run"] for row in rows} == {f"'{run.name}"}
+    assert {row["approach"] for row in rows} == {run.info["approach"]}
+    assert all(float(row["value"]) is not None for row in rows if row["value"]), "numbers stay numbers"

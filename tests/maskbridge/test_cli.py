@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -93,7 +94,10 @@ def test_an_unknown_format_suggests_the_nearest(call, tiles, tmp_path):
     assert code == 1
     assert err.endswith("; did you mean yolo-seg?\n")
     code, _, err = call("export", "mvtec", tiles.path, tmp_path / "out")
-    assert (code, err) == (1, "maskbridge: this format is for reading only; found mvtec\n")
+    assert (code, err) == (
+        1,
+        "maskbridge: this format is for reading only; found mvtec; `maskbridge convert mvtec` reads it\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,6 +272,26 @@ def test_ctrl_c_exits_with_130_and_a_word(call, fake, tiles, tmp_path):
     code, out, err = call("train", "fake", tiles.path, tmp_path / "run")
     assert (code, out, err) == (130, "", "maskbridge: interrupted\n")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mode", ["0", "1"])
+def test_names_that_the_locale_has_no_letters_for_are_no_traceback(tmp_path, zoo_dataset, mode):
+    folder = tmp_path / "größe\x1b[31m"
+    shutil.copytree(zoo_dataset, folder)
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": mode}
+    for words in (["check", folder], ["card", folder], ["card", tmp_path / "größer"], ["train", "größe"]):
+        argv = [sys.executable, "-m", "maskbridge", *(os.fsencode(word) for word in words)]
+        told = subprocess.run(argv, env=environment, capture_output=True, check=False)
+        assert told.returncode == (0 if words[1] == folder else 1), told.stderr
+        assert b"Traceback" not in told.stderr
+        assert b"\x1b" not in told.stdout + told.stderr
+        assert (told.stdout + told.stderr).isascii()
+
+
+def test_a_link_to_itself_is_told(refused, tmp_path, zoo_dataset):
+    (tmp_path / "loop").symlink_to("loop")
+    assert "loop: is a link to itself" in refused("card", tmp_path / "loop")
+    assert "loop/x: is a link to itself" in refused("export", "coco", zoo_dataset, tmp_path / "loop" / "x")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

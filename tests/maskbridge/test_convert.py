@@ -343,7 +343,7 @@ def test_a_groups_file_that_cannot_be_used_is_refused(source: Path, refused: Ref
 
 def test_a_groups_file_that_is_no_text_or_not_there_is_refused(source: Path, refused: Refused) -> None:
     table, out = source.parent / "groups.csv", source.parent / "out"
-    assert "groups.csv: cannot be read" in refused("convert", "mvtec", source, out, "--groups", table)
+    assert "groups.csv: no such file" in refused("convert", "mvtec", source, out, "--groups", table)
     table.write_bytes(b"file_name,group\n\xff\xfe,1\n")
     assert "groups.csv: cannot be read" in refused("convert", "mvtec", source, out, "--groups", table)
 
@@ -445,6 +445,67 @@ def test_a_file_name_that_is_not_utf_8_is_refused(source: Path, refused: Refused
     os.rename(source / "train/good/000.png", os.fsencode(source / "train/good") + b"/\xff.png")
     line = refused("convert", "mvtec", source, source.parent / "out")
     assert "has a name that is not UTF-8; found 'train/good/\\udcff.png'; rename it" in line
+
+
+@pytest.mark.parametrize("name", ["x\\..\\..\\x.png", "x\\..\\y.png"])
+def test_a_file_name_that_leaves_its_folder_elsewhere_is_refused(source: Path, refused: Refused, name: str) -> None:
+    """On Windows a backslash parts folders; `Dataset.open` takes no such name."""
+    os.rename(source / "train/good/000.png", source / "train/good" / name)
+    line = refused("convert", "mvtec", source, source.parent / "out")
+    assert f"the name is not a plain relative path; found train/good/{name}; rename it" in line
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("(", "is no regular expression"),
+        ("a{99999999999}", "is no regular expression; found 'a{99999999999}': the repetition number is too large"),
+        ("(?L)a", "is no regular expression"),
+        ("(" * 5000, "is no regular expression"),
+        ("[[:alpha:]]", "is no regular expression; found '[[:alpha:]]': Possible nested set"),
+        (r"((.+)+)+\d\dx", r"takes too long; found '((.+)+)+\\d\\dx'; expected an answer for all names within"),
+    ],
+)
+def test_a_pattern_that_is_none_or_does_not_end_is_refused(
+    source: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, pattern: str, told: str
+) -> None:
+    monkeypatch.setattr("maskbridge.named_groups._SEARCH_SECONDS", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    assert f"--group-by {told}" in refused("convert", "mvtec", source, source.parent / "out", f"--group-by={pattern}")
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_a_groups_file_without_an_end_is_refused(source: Path, refused: Refused, what: str) -> None:
+    table = source.parent / "groups.csv"
+    os.mkfifo(table) if what == "pipe" else table.symlink_to("/dev/zero")
+    line = refused("convert", "mvtec", source, source.parent / "out", "--groups", table)
+    assert f"groups.csv: is not a regular file; found a {what}" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--seed", "-1", "a whole number from 0 to 4294967295"),
+        ("--seed", "4294967296", "a whole number from 0 to 4294967295"),
+        ("--folds", "99999999999999999999", "a whole number from 0 to 1000"),
+        ("--min-area", "2147483648", "a whole number from 0 to 1073741824"),
+        ("--workers", "2147483648", "a whole number from 0 to 256"),
+        ("--group-by", "\udcff", "text in UTF-8 or nothing"),
+        ("--groups", "\udcff", "text in UTF-8 or nothing"),
+    ],
+)
+def test_options_beyond_all_reason_are_refused_by_name(
+    source: Path, refused: Refused, option: str, value: str, expected: str
+) -> None:
+    line = refused("convert", "mvtec", source, source.parent / "out", f"{option}={value}")
+    assert f"{option} cannot be used; found " in line
+    assert f"; expected {expected}" in line
+
+
+def test_an_output_format_is_told_from_a_layout(source: Path, refused: Refused) -> None:
+    line = refused("convert", "coco", source, source.parent / "out")
+    assert "this format is for writing only; found coco; `maskbridge export coco` writes it" in line
 
 
 # OUT

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +38,29 @@ def change(folder: Path, name: str, how: Change, *, sign: bool = True) -> None:
         (folder / "dataset.json").write_text(json.dumps(card))
 
 
+def counts_of(runs: list[int]) -> str:
+    """`rleToString` of https://github.com/cocodataset/cocoapi."""
+    text = ""
+    for index, run in enumerate(runs):
+        value, more = run - (runs[index - 2] if index > 2 else 0), True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return text
+
+
 ANNOTATIONS: dict[str, tuple[Change, str]] = {
-    "id 0": (lambda c: c["annotations"][0].update(id=0), "annotation 0: id is not an integer of at least 1"),
-    "id text": (lambda c: c["annotations"][0].update(id="1"), "annotation 1: id is not an integer"),
+    "id 0": (lambda c: c["annotations"][0].update(id=0), "annotations.json, annotations[0].id: expected `int` >= 1"),
+    "id text": (
+        lambda c: c["annotations"][0].update(id="1"),
+        "annotations[0].id: found `str`, expected `int`",
+    ),
     "id twice": (lambda c: c["annotations"][0].update(id=2), "annotation id 2 occurs 2 times"),
-    "iscrowd": (lambda c: c["annotations"][4].update(iscrowd=1), "annotation 5: iscrowd is 1, must be 0"),
+    "iscrowd": (
+        lambda c: c["annotations"][4].update(iscrowd=1),
+        "annotations[4].iscrowd: invalid enum value 1",
+    ),
     "area": (lambda c: c["annotations"][3].update(area=7), "annotation 4: area is 7, the mask has "),
     "box": (lambda c: c["annotations"][3]["bbox"].__setitem__(2, 3), "annotation 4: bbox is ["),
     "inclusive box": (
@@ -51,7 +70,10 @@ ANNOTATIONS: dict[str, tuple[Change, str]] = {
         "annotation 10: bbox is [",
     ),
     "category": (lambda c: c["annotations"][0].update(category_id=2), "annotation 1: category 2 is 'stain', its image"),
-    "unknown category": (lambda c: c["annotations"][0].update(category_id=77), "annotation 1: category 77 is None"),
+    "unknown category": (
+        lambda c: c["annotations"][0].update(category_id=77),
+        ": category 77 is not listed",
+    ),
     "unknown image": (lambda c: c["annotations"][0].update(image_id=999), "annotation 1: image 999 is not listed"),
     "height and width swapped": (
         lambda c: c["annotations"][0]["segmentation"].update(size=[64, 48]),
@@ -62,21 +84,27 @@ ANNOTATIONS: dict[str, tuple[Change, str]] = {
         "annotation 1: RLE has runs of ",
     ),
     "runs empty": (lambda c: c["annotations"][0]["segmentation"].update(counts=""), "annotation 1: RLE has runs of 0 "),
-    "runs no runs": (lambda c: c["annotations"][0]["segmentation"].update(counts="~" * 20), "annotation 1: cannot be"),
+    "runs no runs": (
+        lambda c: c["annotations"][0]["segmentation"].update(counts="~" * 20),
+        "RLE has no runs that can",
+    ),
     "polygon": (
         lambda c: c["annotations"][0].update(segmentation=[[1, 1, 5, 1, 5, 5]]),
-        "annotation 1: cannot be read",
+        "annotations.json, annotations[0].segmentation: found `array`, expected `object`",
     ),
-    "no box": (lambda c: c["annotations"][0].pop("bbox"), "annotation 1: cannot be read (KeyError('bbox'))"),
+    "no box": (
+        lambda c: c["annotations"][0].pop("bbox"),
+        "annotations.json, annotations[0]: object missing required field `bbox`",
+    ),
     "no pixel": (
         lambda c: c["annotations"][0].update(
             bbox=[0, 0, 0, 0], area=0, segmentation=geometry.encode(np.zeros((48, 64)))
         ),
         "annotation 1: has no pixel",
     ),
-    "entry of another kind": (lambda c: c["annotations"].append(5), "has an entry of the wrong kind"),
+    "entry of another kind": (lambda c: c["annotations"].insert(0, 5), "annotations[0]: found `int`, expected"),
     "category id twice": (lambda c: c["categories"][0].update(id=2), "category id 2 occurs 2 times"),
-    "image id 0": (lambda c: c["images"][0].update(id=0), "image 0 (train/good/000.png): id is not an integer"),
+    "image id 0": (lambda c: c["images"][0].update(id=0), "annotations.json, images[0].id: expected `int` >= 1"),
     "image id twice": (lambda c: c["images"][0].update(id=2), "image id 2 occurs 2 times"),
     "file name twice": (
         lambda c: c["images"][0].update(file_name=c["images"][1]["file_name"]),
@@ -84,14 +112,14 @@ ANNOTATIONS: dict[str, tuple[Change, str]] = {
     ),
     "file name outside": (
         lambda c: c["images"][0].update(file_name="../dataset.json"),
-        "image 1 (../dataset.json): file_name leaves the images folder",
+        "image 1 (../dataset.json): file_name is not a plain relative path",
     ),
     "absolute file name": (
         lambda c: c["images"][0].update(file_name="/etc/hostname"),
-        "image 1 (/etc/hostname): file_name leaves the images folder",
+        "image 1 (/etc/hostname): file_name is not a plain relative path",
     ),
     "size": (lambda c: c["images"][0].update(width=48, height=64), "is 64x48, recorded was 48x64"),
-    "image hash": (lambda c: c["images"][0].update(sha256="0"), "image 1 (train/good/000.png): sha256 is "),
+    "image hash": (lambda c: c["images"][0].update(sha256="0" * 64), "image 1 (train/good/000.png): sha256 is "),
 }
 
 
@@ -117,7 +145,7 @@ def test_check_finds_a_torn_group(copy: Path) -> None:
 
 SPLITS: dict[str, tuple[Change, str]] = {
     "in two test parts": (
-        lambda s: s["folds"][1]["test"].append(s["folds"][0]["test"][0]),
+        lambda s: s["folds"][1].update(s["folds"][0]),
         "is in 2 test parts",
     ),
     "in train and test": (
@@ -130,7 +158,7 @@ SPLITS: dict[str, tuple[Change, str]] = {
     ),
     "in no test part": (lambda s: s["folds"][0]["test"].pop(), "is in no test part"),
     "unknown": (lambda s: s["folds"][2]["val"].append(999), "fold 2: image 999 is not listed"),
-    "of another kind": (lambda s: s["folds"].append(5), "has an entry of the wrong kind"),
+    "of another kind": (lambda s: s["folds"].append(5), "splits.json.folds[5]: found `int`, expected `object`"),
 }
 
 
@@ -223,10 +251,180 @@ def test_the_official_split_of_a_source_without_parts_is_refused(copy: Path) -> 
         Dataset.open(copy).split("official")
 
 
-def test_an_annotation_of_an_image_that_is_not_listed_is_refused_where_masks_are_asked_for(copy: Path) -> None:
-    change(copy, "annotations.json", ANNOTATIONS["unknown image"][0])
-    with pytest.raises(DatasetError, match=r"annotation 1 is of an image that is not listed; found image 999"):
-        Dataset.open(copy).mask(1)
+REFUSED: dict[str, tuple[Change, str]] = {
+    **ANNOTATIONS,
+    "id of a float": (lambda c: c["images"][0].update(id=1.0), "images[0].id: found `float`, expected `int`"),
+    "id of a truth value": (lambda c: c["images"][0].update(id=True), "images[0].id: found `bool`, expected `int`"),
+    "id beyond what reports keep exact": (
+        lambda c: c["images"][0].update(id=10**40),
+        "images[0].id: expected `int`",
+    ),
+    "no side": (lambda c: c["images"][0].update(width=0), "images[0].width: expected `int` >= 1"),
+    "endless side": (lambda c: c["images"][0].update(width=10**9), "images[0].width: expected `int` <= 1048576"),
+    "more pixels than OpenCV reads": (
+        lambda c: c["images"][0].update(width=2**20, height=2**11),
+        "image 1 (train/good/000.png): 1048576x2048 is more than OpenCV reads",
+    ),
+    "more pixels than its file can hold": (
+        lambda c: c["images"][0].update(width=10**5, height=10**4),
+        "image 1 (train/good/000.png): 100000x10000 pixels do not fit into its file of ",
+    ),
+    "no hash": (lambda c: c["images"][0].update(sha256="../../x"), "images[0].sha256: expected `str` matching regex"),
+    "group": (lambda c: c["images"][0].update(group=None), "images[0].group: found `null`, expected `int`"),
+    "origin without a type": (
+        lambda c: c["images"][0].update(origin="train"),
+        "origin is 'train', must be",
+    ),
+    "origin outside": (
+        lambda c: c["images"][0].update(origin="test/../x"),
+        "origin is 'test/../x', must",
+    ),
+    "null character": (lambda c: c["images"][0].update(file_name="a\0b"), "file_name holds a null character"),
+    "backslashes outside": (
+        lambda c: c["images"][0].update(file_name="train\\..\\..\\x.png"),
+        "file_name is not a plain relative path",
+    ),
+    "a drive": (lambda c: c["images"][0].update(file_name="C:\\x.png"), "file_name is not a plain relative path"),
+    "long name": (lambda c: c["images"][0].update(file_name="ü" * 128), "file_name has a part of more than 255 bytes"),
+    "category name twice": (lambda c: c["categories"][0].update(name="stain"), "category name stain occurs 2 times"),
+    "no category name": (lambda c: c["categories"][0].update(name=None), "categories[0].name: found `null`"),
+    "box of no numbers": (lambda c: c["annotations"][0].update(bbox="abcd"), "annotations[0].bbox: found `str`"),
+    "box of three": (
+        lambda c: c["annotations"][0]["bbox"].pop(),
+        "annotations[0].bbox: expected `array` of",
+    ),
+    "negative area": (lambda c: c["annotations"][0].update(area=-5), "annotations[0].area: expected `int` >= 0"),
+    "runs that overflow to the right sum": (
+        lambda c: c["annotations"][0]["segmentation"].update(counts=counts_of([2**58] * 64 + [48 * 64])),
+        "annotation 1: RLE has runs of 288230376151711744 pixels, the mask has 3072",
+    ),
+    "runs of a bomb": (
+        lambda c: c["annotations"][0].update(segmentation={"size": [10**5, 10**5], "counts": counts_of([0, 10**10])}),
+        "annotation 1: RLE size [100000, 100000], image is [48, 64] [height, width]",
+    ),
+}
+#: What only `check` tells: it is no reason to refuse the dataset.
+del REFUSED["category"], REFUSED["size"], REFUSED["image hash"]
+
+
+@pytest.mark.parametrize("what", sorted(REFUSED))
+def test_a_dataset_is_refused_for_whatever_a_command_could_stumble_over(copy: Path, what: str) -> None:
+    how, told = REFUSED[what]
+    change(copy, "annotations.json", how)
+    with pytest.raises(DatasetError) as error:
+        Dataset.open(copy)
+    assert told in str(error.value)
+    assert str(error.value).endswith("; `maskbridge check` lists every problem")
+    assert any(told in problem for problem in check(copy))
+
+
+REFUSED_SPLITS: dict[str, tuple[Change, str]] = {
+    **{what: how for what, how in SPLITS.items() if what != "in no test part"},
+    "id of text": (
+        lambda s: s["folds"][0].update(test=["1"]),
+        "splits.json.folds[0].test[0]: found `str`",
+    ),
+    "part of text": (lambda s: s["folds"][0].update(train="123"), "splits.json.folds[0].train: found `str`"),
+    "no part": (lambda s: s["folds"][0].pop("val"), "splits.json.folds[0]: object missing required field `val`"),
+    "twice in a part": (lambda s: s["folds"][0]["train"].append(s["folds"][0]["train"][0]), "occurs 2 times"),
+    "official": (lambda s: s.update(official={}), "splits.json.official: object missing required field `train`"),
+    "official unknown": (lambda s: s["official"]["test"].append(999), "splits.json, official: image 999 is not listed"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(REFUSED_SPLITS))
+def test_splits_are_refused_for_whatever_a_command_could_stumble_over(copy: Path, what: str) -> None:
+    how, told = REFUSED_SPLITS[what]
+    change(copy, "splits.json", how)
+    with pytest.raises(DatasetError) as error:
+        Dataset.open(copy)
+    assert told in str(error.value)
+
+
+CARDS: dict[str, tuple[Change, str]] = {
+    "rules": (lambda d: d.update(rules={}), "dataset.json.rules: object missing required field"),
+    "smallest area": (lambda d: d["rules"].update(min_area="x"), "dataset.json.rules.min_area: found `str`"),
+    "classes": (lambda d: d.update(classes="abc"), "dataset.json.classes: found `str`, expected `object`"),
+    "changes": (lambda d: d.update(changes=None), "dataset.json.changes: found `null`, expected `object`"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(CARDS))
+def test_a_card_is_refused_where_it_is_needed_and_named_by_check(
+    copy: Path, tmp_path: Path, refused: Callable[..., str], what: str
+) -> None:
+    how, told = CARDS[what]
+    change(copy, "dataset.json", how, sign=False)
+    assert told in refused("card", copy)
+    assert told in refused("synthesize", copy, tmp_path / "out")
+    assert any(told in problem for problem in check(copy))
+    assert Dataset.open(copy).split(0).test, "training needs no card"
+
+
+def test_a_dataset_without_a_product_is_refused(copy: Path) -> None:
+    change(copy, "dataset.json", lambda card: card.pop("product"), sign=False)
+    with pytest.raises(DatasetError, match=r"dataset\.json: object missing required field `product`"):
+        Dataset.open(copy)
+
+
+def test_a_dataset_without_folds_is_for_its_official_parts_alone(copy: Path) -> None:
+    change(copy, "splits.json", lambda splits: splits.update(folds=[]))
+    dataset = Dataset.open(copy)
+    assert dataset.split("official").test
+    with pytest.raises(DatasetError, match="has no folds"):
+        dataset.split(0)
+
+
+def test_a_card_and_splits_keep_what_is_not_known_of(copy: Path) -> None:
+    for name in ("splits.json", "dataset.json"):
+        change(copy, name, lambda content: content.update(note="ours"), sign=False)
+    dataset = Dataset.open(copy)
+    assert (dataset.splits["note"], dataset.card["note"]) == ("ours", "ours")
+
+
+def test_a_folder_of_images_that_is_a_link_to_elsewhere_is_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "images/train").rename(tmp_path / "train")
+    (copy / "images/train").symlink_to(tmp_path / "train")
+    with pytest.raises(DatasetError, match=r"000\.png\): file_name leaves the images folder by a link"):
+        Dataset.open(copy)
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "splits.json", "dataset.json"])
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "/proc/self/mem"])
+def test_a_file_without_an_end_is_refused_at_once(copy: Path, name: str, what: str) -> None:
+    (copy / name).unlink()
+    if what == "pipe":
+        os.mkfifo(copy / name)
+    else:
+        (copy / name).symlink_to(what)
+    with pytest.raises(DatasetError, match=r"is not a |cannot be read|changed while"):
+        Dataset.open(copy)
+    assert check(copy)
+
+
+@pytest.mark.parametrize("file_name", ["../../escaped.png", "/etc/hostname", "train/../../../escaped.png"])
+@pytest.mark.parametrize("command", [["export", "coco"], ["export", "yolo"], ["export", "yolo-seg"], ["synthesize"]])
+def test_nothing_is_written_or_linked_for_an_image_outside(
+    copy: Path, tmp_path: Path, refused: Callable[..., str], command: list[str], file_name: str
+) -> None:
+    change(copy, "annotations.json", lambda content: content["images"][3].update(file_name=file_name))
+    line = refused(*command, copy, tmp_path / "out" / "deep" / "export")
+    assert f"image 4 ({file_name}): file_name is not a plain relative path" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("link", ["hard", "symlink"])
+@pytest.mark.parametrize("command", [["export", "coco"], ["export", "yolo"], ["export", "yolo-seg"], ["synthesize"]])
+def test_an_image_that_is_a_link_to_another_file_is_not_passed_on(
+    copy: Path, tmp_path: Path, refused: Callable[..., str], command: list[str], link: str
+) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    image = copy / "images/test/stain/000.png"
+    image.unlink()
+    image.symlink_to(secret)
+    line = refused(*command, copy, tmp_path / "out", "--link", link)
+    assert "stain/000.png: image is another one than was converted; found sha256 " in line
 
 
 @pytest.mark.parametrize("name", ["annotations", "splits"])

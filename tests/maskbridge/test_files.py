@@ -174,3 +174,47 @@ def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path, monkeypatch: 
         files.write_text(tmp_path / "a.json", "new")
     assert caught.value.filename == str(tmp_path / "a.json")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("pipe", "found a pipe"), ("device", "found a device"), ("folder", "found a folder"), ("loop", "cannot be read")],
+)
+def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path: Path, what: str, told: str) -> None:
+    path = tmp_path / "a.json"
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/null"),
+        "folder": path.mkdir,
+        "loop": lambda: path.symlink_to(path),
+    }[what]()
+    for read in (files.read_regular, files.read_json):
+        with pytest.raises(MaskbridgeError, match=told):
+            read(path)
+
+
+def test_a_file_larger_than_anything_of_ours_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(2**41)
+    with pytest.raises(MaskbridgeError, match=r"a\.json: is too large; found 2199023255552 bytes; expected at most"):
+        files.read_json(path)
+    assert files.read_regular(Path(__file__), most_bytes=10**6) == Path(__file__).read_bytes()
+    with pytest.raises(MaskbridgeError, match="expected at most 9"):
+        files.read_regular(Path(__file__), most_bytes=9)
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "link to a pipe"])
+def test_nothing_but_a_file_is_replaced_by_a_file(tmp_path: Path, what: str) -> None:
+    """As root a rename goes over a device: a report once took the place of /dev/zero."""
+    path = tmp_path / "out"
+    if what == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path = tmp_path / "pipe" if what == "pipe" else path
+        path.symlink_to("pipe") if what != "pipe" else None
+    before = {entry: entry.lstat().st_mode for entry in tmp_path.iterdir()}
+    with pytest.raises(MaskbridgeError, match=r"is in the way; found a (pipe|folder); expected a new file"):
+        files.write_text(path, "new")
+    assert {entry: entry.lstat().st_mode for entry in tmp_path.iterdir()} == before

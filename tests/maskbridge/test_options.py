@@ -10,7 +10,15 @@ import pytest
 
 from maskbridge.dataset import FoldName
 from maskbridge.errors import OptionError
-from maskbridge.options import add_options, field_docs, fold_name, from_arguments, from_stored, given
+from maskbridge.options import (
+    add_options,
+    field_docs,
+    fold_name,
+    from_arguments,
+    from_stored,
+    given,
+    require_usable,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +92,18 @@ def test_each_type_is_read_as_annotated(words, field, value):
 
 @pytest.mark.parametrize(
     "words",
-    [["--epochs", "1.5"], ["--side", "48"], ["--kind", "c"], ["--fold", "last"], ["--flip", "1"], ["--share"]],
+    [
+        ["--epochs", "1.5"],
+        ["--epochs", "\u0663"],
+        ["--epochs", "1_0"],
+        ["--epochs", "9" * 5000],
+        ["--epochs", ""],
+        ["--side", "48"],
+        ["--kind", "c"],
+        ["--fold", "last"],
+        ["--flip", "1"],
+        ["--share"],
+    ],
 )
 def test_a_value_of_another_type_is_a_usage_error(words, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -142,3 +161,61 @@ def test_stored_options_of_another_version_are_refused_by_name(tmp_path):
     with pytest.raises(OptionError, match=r"run\.json: has options of another version; found .*momentum"):
         from_stored(Config, stored, tmp_path / "run.json")
     assert from_stored(Config, {"epochs": 9}, tmp_path / "run.json") == Config(epochs=9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Options by names of the vocabulary, and one that is not of it."""
+
+    seed: int = 0
+    image_size: int = 64
+    devices: int = 1
+    rotation: float = 0.0
+    momentum: float = 0.9
+    steps: int = 1
+    device: str = "auto"
+    words: tuple[str, ...] = ()
+    place: Path | None = None
+    flip: bool = False
+    kind: Literal["a", "b"] = "a"
+
+
+UNUSABLE = {
+    "seed": [-1, 2**32, 10**400, 1.0, "1", None, True],
+    "image_size": [2**31, 10**20, float("nan")],
+    "devices": [2**31],
+    "rotation": [float("inf"), float("-inf"), float("nan"), 181.0, "1"],
+    "momentum": [float("inf"), float("nan"), 1e308],
+    "steps": [2**31, -(2**31) - 1],
+    "device": ["banana", "", "cuda:", "cuda:x", "cuda:99999", "0,", "cpu:1", "\u0663", 0],
+    "words": ["ab", ["a", 1], ["\udcff"]],
+    "place": [Path("\udcff"), "text"],
+    "flip": [0, "yes"],
+    "kind": ["c", 1, None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in UNUSABLE.items() for value in values])
+def test_a_value_that_no_approach_can_use_is_refused_by_name(name, value, tmp_path):
+    told = f"--{name.replace('_', '-')} cannot be used; found .*; expected "
+    with pytest.raises(OptionError, match=told):
+        require_usable(Machine, {name: value})
+    with pytest.raises(OptionError, match=rf"run\.json: {told}"):
+        from_stored(Machine, {name: value}, tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 2**32 - 1, "image_size": 2**13, "rotation": 180, "steps": -5, "words": ["a"], "place": Path("a")},
+        *({"device": device} for device in ("auto", "cpu", "mps", "cuda", "cuda:1", "cuda:0,1", "2", "0,1")),
+        {"place": None, "kind": "b", "flip": True},
+    ],
+)
+def test_whatever_can_be_used_is(values):
+    require_usable(Machine, values)
+
+
+def test_an_option_from_the_command_line_is_refused_before_the_dataclass_is_made():
+    with pytest.raises(OptionError, match="--seed cannot be used; found -1; expected a whole number from 0 to"):
+        from_arguments(Machine, argparse.Namespace(seed=-1))

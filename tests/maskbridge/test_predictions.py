@@ -218,7 +218,7 @@ def test_a_run_json_with_values_of_another_kind_is_told_in_one_line(tmp_path, ch
 def test_a_folder_in_the_place_of_predictions_is_told(tmp_path):
     run = run_with(tmp_path)
     (run.path / "predictions/test/detections.json").mkdir()
-    with pytest.raises(RunError, match=r"detections\.json: cannot be read; found Is a directory"):
+    with pytest.raises(RunError, match=r"detections\.json: is not a regular file; found a folder"):
         run.detections("test")
 
 

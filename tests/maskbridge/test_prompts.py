@@ -12,7 +12,7 @@ from maskbridge import geometry
 from maskbridge.approach import Detection, PredictData, Prediction
 from maskbridge.crossval import crossval
 from maskbridge.dataset import Dataset
-from maskbridge.errors import RunError
+from maskbridge.errors import OptionError, RunError
 from maskbridge.predicting import predict_run
 from maskbridge.predictions import Run, write_predictions
 from maskbridge.prompts import ORACLE, Prompt, absolute_source, find_prompts, refuse_unfit_source
@@ -382,3 +382,12 @@ def test_a_run_cannot_prompt_itself(prompting, asked, tmp_path, where):
     with pytest.raises(RunError, match="cannot prompt itself"):
         predict_run(run, run.dataset(), "test", changes={"prompts": str(source)}, out=out)
     assert run.has("test")
+
+
+def test_a_word_that_is_nearly_one_of_the_approach_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"--prompts is unknown; found gird; expected .*; did you mean grid\?"):
+        absolute_source("gird", ("none", "grid"))
+    (tmp_path / "gird").mkdir()
+    assert absolute_source("gird", ("none", "grid")) == str(tmp_path / "gird")
+    assert absolute_source("grid", ("none", "grid")) == "grid"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -198,3 +199,11 @@ def test_the_cache_defaults_to_the_home_folder(monkeypatch):
 def test_importing_it_does_not_import_torch():
     code = "import sys, maskbridge.weights; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_weights_without_an_end_are_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "a.pt"
+    os.mkfifo(path) if what == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(WeightsError, match=r"a\.pt: is not a regular file; expected the network"):
+        find_weights(str(path), names=["a.pt"], what="the network")
