@@ -37,6 +37,7 @@ from maskbridge.dataset_types import (
 )
 from maskbridge.errors import DatasetError
 from maskbridge.files import read_regular, sha256_bytes
+from maskbridge.folders import recover
 from maskbridge.typed_json import fault, malformed
 
 __all__ = [
@@ -116,6 +117,7 @@ class Dataset:
         Raises:
             DatasetError: When there is none.
         """
+        recover(folder)
         if not (folder / "annotations.json").is_file():
             raise DatasetError(
                 "is not a maskbridge dataset",
