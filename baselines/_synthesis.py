@@ -25,7 +25,7 @@ from baselines._loop import LoopConfig, in_processes
 from baselines._torch import load_images, require_at_least, require_choices
 from maskbridge.approach import Context
 from maskbridge.card import make_card
-from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
+from maskbridge.dataset import SYNTHETIC, Dataset, Image
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.files import link_file, sha256_bytes, sha256_file, staged_folder, write_bytes, write_json
 from maskbridge.geometry import instances
@@ -142,7 +142,7 @@ def _of_fold(
     drawn = [sources[i] for _ in range(-(-options.count // len(sources))) for i in rng.permutation(len(sources))]
     made = _Made([], [])
     for number, source in enumerate(track(drawn[: options.count], f"fold {fold}"), start=1):
-        changed, mask = make(read_image(dataset.image_path(source)), rng)
+        changed, mask = make(dataset.read_image(source), rng)
         file_name = f"{PART}/{SYNTHETIC}/fold{fold}-{number:04}.png"
         data = cv2.imencode(".png", changed[..., ::-1])[1].tobytes()
         write_bytes(folder / "images" / file_name, data)
@@ -192,6 +192,7 @@ def _write(
     card = make_card(
         product=dataset.product,
         images=images,
+        bit_depth=dataset.bit_depth,
         annotations=annotations,
         categories=categories,
         splits=splits,

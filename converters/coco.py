@@ -32,7 +32,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions) -> None:
         for part, images in parts(dataset, options, report).items():
             annotations = [a for image in images for a in dataset.annotations_by_image[image.id]]
             for image in track(images, f"coco {part}"):
-                place_image(dataset, image, folder / "images" / image.file_name, options.link)
+                place_image(dataset, image, folder / "images" / image.file_name, report)
             write_json(
                 folder / "annotations" / f"instances_{part}.json",
                 {

@@ -31,6 +31,7 @@ def make_card(
     options: dict[str, Any],
     changes: dict[str, Any],
     sha256: dict[str, str],
+    bit_depth: int = 8,
 ) -> dict[str, Any]:
     """The content of `dataset.json`; sizes of defects and the long tail are those without synthetic ones."""
     names = {category["id"]: category["name"] for category in categories}
@@ -44,6 +45,7 @@ def make_card(
     return {
         "product": product,
         "version": __version__,
+        "bit_depth": bit_depth,
         "totals": {"images": len(images), "instances": len(annotations), "types": len(types)},
         "classes": {
             name: {
@@ -99,6 +101,7 @@ def card_text(card: dict[str, Any]) -> str:
         f"- largest : smallest defect type{_as_ratio(tail['largest_to_smallest_type'])}",
         f"- combined type: {card['combined'] or 'none'}",
         f"- image sizes (width x height): {_sizes(card['image_sizes'])}",
+        f"- bit depth: {card.get('bit_depth', 8)}",
         f"- defect area, share of the image: {_share(card['area_share'])}",
         f"- groups: {groups['groups']}, the largest of {groups['largest']} images (by {groups['by']})",
         f"- instances: {card['rules']['instances']}, 8-connected, smallest kept {card['rules']['min_area']} px",

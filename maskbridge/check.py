@@ -16,8 +16,9 @@ import cv2
 
 from maskbridge import geometry
 from maskbridge.dataset import Dataset
+from maskbridge.decoding import decode
 from maskbridge.errors import MaskbridgeError
-from maskbridge.files import sha256_file
+from maskbridge.files import sha256_bytes
 from maskbridge.run_lengths import run_lengths
 
 
@@ -62,14 +63,17 @@ def _check_images(dataset: Dataset) -> Iterator[str]:
         if not path.is_file():
             yield f"{where}: file is missing"
             continue
-        found = sha256_file(path)
+        data = path.read_bytes()
+        found = sha256_bytes(data)
         if found != image.sha256:
             yield f"{where}: sha256 is {found}, recorded was {image.sha256}"
             continue
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            yield f"{where}: cannot be decoded"
-        elif pixels.shape[:2] != image.size_hw:
+        try:
+            pixels = decode(data, Path(image.file_name)).pixels
+        except MaskbridgeError as error:
+            yield f"{where}: {error}"
+            continue
+        if pixels.shape[:2] != image.size_hw:
             yield f"{where}: is {pixels.shape[1]}x{pixels.shape[0]}, recorded was {image.width}x{image.height}"
 
 

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -25,15 +23,23 @@ import numpy.typing as npt
 from maskbridge import __version__, geometry, masks, near_duplicates, plugins
 from maskbridge.card import make_card
 from maskbridge.dataset import Image
-from maskbridge.errors import OptionError, SourceError
-from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, staged_folder, write_json
+from maskbridge.decoding import Picture, decode, depth_of, highest_value, read_regular, scaled
+from maskbridge.errors import OptionError
+from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, staged_folder, write_bytes, write_json
+from maskbridge.frames import (
+    Choice,
+    Frame,
+    frame_of,
+    orientation_change,
+    refuse_equal_names,
+    say_orientation,
+    upright_png,
+)
 from maskbridge.named_groups import named_groups
 from maskbridge.progress import say, track
-from maskbridge.source import Source, SourceImage
+from maskbridge.source import Source, SourceImage, refuse_unwritable_names
 from maskbridge.splits import make_splits
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from maskbridge.threads import in_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,9 @@ class ConvertOptions:
     """CSV file with the columns file_name (<part>/<type>/<name>) and group"""
     link: LinkMode = "hard"
     """how images get into the dataset: hard links where possible (else copies), copies, or symbolic links"""
+    orientation: Choice | None = None
+    """masks of images with an EXIF orientation were drawn on the pixels as stored, or on the picture that viewers show
+    (such images are then rewritten upright, as PNG); without it sizes tell, and what they cannot tell is refused"""
     workers: int = 1
     """threads that decode"""
     overwrite: bool = False
@@ -63,15 +72,29 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class _Examined:
-    """All that is kept of one source image."""
+    """All that is kept of one source image.
+
+    Attributes:
+        sha256, mask_sha256: Of what was read; the mask's is None where there is none.
+        size_hw: In the frame of the dataset.
+        highest: Largest value of a 16-bit image, else 0.
+        frame: How image and mask get into it.
+    """
 
     sha256: str
+    mask_sha256: str | None
     size_hw: tuple[int, int]
+    highest: int
+    frame: Frame
     signature: npt.NDArray[Any]
     values: masks.Values | None
     threshold: int
     instances: list[geometry.Instance]
     dropped: list[int]
+
+    def signature_at(self, bit_depth: int) -> npt.NDArray[Any]:
+        """The signature once the 16-bit images of the source are scaled by their depth."""
+        return near_duplicates.at_depth(self.signature, bit_depth if self.highest else 8)
 
 
 def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> list[Path]:
@@ -108,33 +131,39 @@ def convert_source(source: Source, out: Path, options: ConvertOptions) -> None:
     """Convert one product into the dataset folder `out`; see `convert`."""
     with staged_folder(out, overwrite=options.overwrite, kind="dataset") as folder:
         cv2.setNumThreads(1)
-        _refuse_unwritable_names(source)
+        refuse_unwritable_names(source)
         named = named_groups(source, options.group_by, options.groups)
         examined = list(
             track(
-                _in_order(lambda item: _examine(item, options), source.images, options.workers),
+                in_order(lambda item: _examine(item, options), source.images, options.workers),
                 f"reading {source.product}",
                 total=len(source.images),
             )
         )
         rules, examined = _binarise(source, examined, options)
+        bit_depth = depth_of(max(found.highest for found in examined))
         pairs = near_duplicates.near_duplicate_pairs(
-            np.stack([item.signature for item in examined]), lambda index: _load(source.images[index].path)
+            np.stack([found.signature_at(bit_depth) for found in examined]),
+            lambda index: scaled(_pixels(source.images[index], examined[index]), bit_depth, np.uint16),
         )
         groups = near_duplicates.merge_groups(len(examined), pairs, known=named)
-        ways = Counter(link_file(item.path, folder / "images" / item.file_name, options.link) for item in source.images)
-        images = [
-            Image(
+        names = [found.frame.name(item.file_name) for item, found in zip(source.images, examined, strict=True)]
+        refuse_equal_names(names)
+        ways: Counter[str] = Counter()
+        images: list[Image] = []
+        for index, (item, found) in enumerate(zip(source.images, examined, strict=True)):
+            way, sha256 = _place(item, found, folder / "images" / names[index], options)
+            ways[way] += 1
+            image = Image(
                 id=index + 1,
-                file_name=item.file_name,
+                file_name=names[index],
                 width=found.size_hw[1],
                 height=found.size_hw[0],
-                sha256=found.sha256,
+                sha256=sha256,
                 origin=f"{item.part}/{item.defect_type}",
                 group=groups[index] + 1,
             )
-            for index, (item, found) in enumerate(zip(source.images, examined, strict=True))
-        ]
+            images.append(image)
         categories = _categories(source)
         annotations = _annotations(images, examined, categories)
         splits, split_report = make_splits(images, folds=options.folds, seed=options.seed)
@@ -151,7 +180,8 @@ def convert_source(source: Source, out: Path, options: ConvertOptions) -> None:
         write_json(folder / "splits.json", splits)
         changes = {
             "dropped_instances": _dropped(images, examined),
-            "empty_masks": _empty(source, examined),
+            "empty_masks": _empty(source, images, examined),
+            "orientation": orientation_change({name: found.frame for name, found in zip(names, examined, strict=True)}),
             "ignored_files": {"count": len(source.ignored), "files": list(source.ignored)},
             "images_put_there_by": dict(sorted(ways.items())),
             **split_report,
@@ -159,6 +189,7 @@ def convert_source(source: Source, out: Path, options: ConvertOptions) -> None:
         card = make_card(
             product=source.product,
             images=images,
+            bit_depth=bit_depth,
             annotations=annotations,
             categories=categories,
             splits=splits,
@@ -181,6 +212,7 @@ def convert_source(source: Source, out: Path, options: ConvertOptions) -> None:
             sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
         )
         write_json(folder / "dataset.json", card)
+        _verify(source, folder, images, options)
     _report(out, card)
 
 
@@ -196,16 +228,6 @@ def _refuse_nested(source: Path, out: Path) -> None:
         )
 
 
-def _refuse_unwritable_names(source: Source) -> None:
-    for name in (str(source.path.resolve()), *source.ignored, *(item.file_name for item in source.images)):
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise SourceError(
-                "has a name that is not UTF-8", where=source.path, found=ascii(name), remedy="rename it"
-            ) from error
-
-
 def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None:
     filled = sum(bool(fold["test"]) for fold in splits["folds"])
     if filled < options.folds:
@@ -217,28 +239,35 @@ def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None
 
 
 def _examine(item: SourceImage, options: ConvertOptions) -> _Examined:
-    try:
-        data = item.path.read_bytes()
-    except OSError as error:
-        raise SourceError("cannot be read", where=item.path, found=error.strerror) from error
-    pixels = masks.decode_image(data, item.path)
-    size_hw = (int(pixels.shape[0]), int(pixels.shape[1]))
-    signature = near_duplicates.signature(pixels)
-    if item.mask is None:
-        return _Examined(sha256_bytes(data), size_hw, signature, None, 1, [], [])
-    mask = masks.read_mask(item.mask)
-    if mask.shape != size_hw:
-        raise SourceError(
-            "mask has another size than its image",
-            where=item.mask,
-            found=f"{mask.shape[1]}x{mask.shape[0]}",
-            expected=f"{size_hw[1]}x{size_hw[0]} like {item.path.name}",
-            remedy="export the mask again at the image's size",
-        )
-    values = masks.mask_values(mask)
-    threshold = 1 if len(values.distinct) <= 2 else int(np.iinfo(mask.dtype).max + 1) // 2
-    found, dropped = _instances(mask, threshold, options)
-    return _Examined(sha256_bytes(data), size_hw, signature, values, threshold, found, dropped)
+    data = read_regular(item.path)
+    picture = decode(data, item.path)
+    mask, mask_sha256 = None, None
+    if item.mask is not None:
+        mask_data = read_regular(item.mask)
+        raw = decode(mask_data, item.mask)
+        mask = Picture(masks.one_channel(raw.pixels, item.mask), raw.orientation, raw.kind)
+        mask_sha256 = sha256_bytes(mask_data)
+    frame = frame_of(picture, mask, (item.path, item.mask), options.orientation)
+    pixels = frame.image(picture.pixels)
+    values, threshold = None, 1
+    found, dropped = list[geometry.Instance](), list[int]()
+    if mask is not None:
+        drawn = frame.mask(mask.pixels)
+        values = masks.mask_values(drawn)
+        threshold = 1 if len(values.distinct) <= 2 else int(np.iinfo(drawn.dtype).max + 1) // 2
+        found, dropped = _instances(drawn, threshold, options)
+    return _Examined(
+        sha256=sha256_bytes(data),
+        mask_sha256=mask_sha256,
+        size_hw=(int(pixels.shape[0]), int(pixels.shape[1])),
+        highest=highest_value(pixels),
+        frame=frame,
+        signature=near_duplicates.signature(pixels),
+        values=values,
+        threshold=threshold,
+        instances=found,
+        dropped=dropped,
+    )
 
 
 def _instances(
@@ -259,15 +288,44 @@ def _binarise(
             decided = rules[found.values.dtype].threshold
             low, high = sorted((decided, found.threshold))
             if any(low <= value < high for value in found.values.distinct):
-                again, dropped = _instances(masks.read_mask(item.mask), decided, options)
-                values = found.values
-                found = _Examined(found.sha256, found.size_hw, found.signature, values, decided, again, dropped)
+                again, dropped = _instances(_mask(item.mask, found), decided, options)
+                found = replace(found, threshold=decided, instances=again, dropped=dropped)
         result.append(found)
     return rules, result
 
 
-def _load(path: Path) -> npt.NDArray[Any]:
-    return masks.decode_image(path.read_bytes(), path)
+def _mask(path: Path, found: _Examined) -> masks.RawMask:
+    """A mask once more, in the frame of the dataset."""
+    stored = decode(read_regular(path, found.mask_sha256), path).pixels
+    return found.frame.mask(masks.one_channel(stored, path))
+
+
+def _pixels(item: SourceImage, found: _Examined) -> npt.NDArray[Any]:
+    """An image once more, in the frame of the dataset."""
+    return found.frame.image(decode(read_regular(item.path, found.sha256), item.path).pixels)
+
+
+def _place(item: SourceImage, found: _Examined, target: Path, options: ConvertOptions) -> tuple[str, str]:
+    """Put an image into the dataset: how that was done, and the hash that the file has."""
+    if found.frame.rewritten:
+        data = upright_png(_pixels(item, found))
+        write_bytes(target, data)
+        return "rewritten upright", sha256_bytes(data)
+    try:
+        return link_file(item.path, target, options.link), found.sha256
+    except OSError:
+        read_regular(item.path, found.sha256)  # says so if the source has changed
+        raise
+
+
+def _verify(source: Source, folder: Path, images: Sequence[Image], options: ConvertOptions) -> None:
+    """What was put into the dataset is what was read: linked files change with the source."""
+
+    def look(place: int) -> None:
+        file = folder / "images" / images[place].file_name
+        read_regular(file, images[place].sha256, name=source.images[place].path)
+
+    list(track(in_order(look, range(len(images)), options.workers), "verifying", total=len(images)))
 
 
 def _categories(source: Source) -> list[dict[str, Any]]:
@@ -299,10 +357,10 @@ def _dropped(images: Sequence[Image], examined: Sequence[_Examined]) -> dict[str
     return {"count": sum(map(len, areas.values())), "areas_px": areas}
 
 
-def _empty(source: Source, examined: Sequence[_Examined]) -> dict[str, Any]:
+def _empty(source: Source, images: Sequence[Image], examined: Sequence[_Examined]) -> dict[str, Any]:
     names = [
-        item.file_name
-        for item, found in zip(source.images, examined, strict=True)
+        image.file_name
+        for item, image, found in zip(source.images, images, examined, strict=True)
         if item.mask is not None and not found.instances and not found.dropped
     ]
     return {"count": len(names), "files": names}
@@ -324,7 +382,7 @@ def _group_rule(
         "groups": sum(sizes.values()),
         "largest": max(sizes),
         "sizes": {str(size): sizes[size] for size in sorted(sizes)},
-        "near_duplicates": [[source.images[one].file_name, source.images[two].file_name] for one, two in pairs],
+        "near_duplicates": [[images[one].file_name, images[two].file_name] for one, two in pairs],
     }
 
 
@@ -337,22 +395,6 @@ def _report(out: Path, card: dict[str, Any]) -> None:
         say(f"  {changes['dropped_instances']['count']} instances dropped by --min-area, named in dataset.json")
     if changes["empty_masks"]["count"]:
         say(f"  {changes['empty_masks']['count']} defect images have an empty mask, named in dataset.json")
+    say_orientation(changes["orientation"])
     if changes["ignored_files"]["count"]:
         say(f"  {changes['ignored_files']['count']} files are neither image nor mask, named in dataset.json")
-
-
-def _in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Map over a few threads, in order, with a bounded number of results waiting."""
-    if workers == 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        source = iter(items)
-        waiting: list[Future[Result]] = [pool.submit(work, item) for item in islice(source, 4 * workers)]
-        try:
-            while waiting:
-                result = waiting.pop(0).result()
-                waiting.extend(pool.submit(work, item) for item in islice(source, 1))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

@@ -6,9 +6,11 @@ named_groups(source, group_by=r"lot(\d+)", groups=None)     # [0, 0, 1, None, â€
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
+from maskbridge.decoding import read_regular
 from maskbridge.errors import OptionError
 from maskbridge.source import Source
 
@@ -65,7 +67,7 @@ def _by_file(source: Source, groups: Path) -> list[str | None]:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.StringIO(read_regular(path, error=OptionError).decode("utf-8-sig"), newline="") as file:
             reader = csv.DictReader(file)
             if not {"file_name", "group"} <= set(reader.fieldnames or ()):
                 raise OptionError(
@@ -85,5 +87,5 @@ def _read(path: Path) -> dict[str, str]:
                         expected="a file name and a group, and no other group for this name",
                     )
             return table
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise OptionError("cannot be read", where=path, found=error) from error

@@ -72,6 +72,21 @@ def require_folder(path: Path) -> None:
         raise SourceError("is not a folder", where=path, found="a file", expected="the folder of a product")
 
 
+def refuse_unwritable_names(source: Source) -> None:
+    """Refuse names that JSON cannot hold.
+
+    Raises:
+        SourceError: With the first name that is not UTF-8.
+    """
+    for name in (str(source.path.resolve()), *source.ignored, *(item.file_name for item in source.images)):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise SourceError(
+                "has a name that is not UTF-8", where=source.path, found=ascii(name), remedy="rename it"
+            ) from error
+
+
 def visible(folder: Path) -> list[Path]:
     """Entries of a folder, sorted by name, hidden ones left out."""
     return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
