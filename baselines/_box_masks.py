@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from maskbridge import geometry
 from maskbridge.approach import Detection, PredictData, Prediction
-from maskbridge.dataset import read_image
 from maskbridge.prompts import find_prompts
 
 Box = tuple[float, float, float, float]
@@ -34,7 +33,7 @@ def predict_masks(data: PredictData, prompts: str, most: int, mask_of: MaskOf) -
     """
     of_image = find_prompts(prompts, data, most, boxes_alone=True)
     for image_id in data.image_ids:
-        image = read_image(data.dataset.image_path(image_id))
+        image = data.dataset.read_image(image_id)
         detections = []
         for prompt in of_image(image_id):
             assert prompt.box_ltwh is not None, "points were refused"

@@ -24,7 +24,7 @@ from baselines._loop import LoopConfig, in_processes
 from baselines._torch import load_images, require_at_least
 from maskbridge.approach import Context
 from maskbridge.card import make_card
-from maskbridge.dataset import SYNTHETIC, Dataset, Image, read_image
+from maskbridge.dataset import SYNTHETIC, Dataset, Image
 from maskbridge.errors import DatasetError, OptionError
 from maskbridge.export import place_image
 from maskbridge.files import sha256_bytes, sha256_file, write_bytes, write_json
@@ -144,7 +144,7 @@ def _of_fold(
     drawn = [sources[i] for _ in range(-(-options.count // len(sources))) for i in rng.permutation(len(sources))]
     made = _Made([], [])
     for number, source in enumerate(track(drawn[: options.count], f"fold {fold}"), start=1):
-        changed, mask = make(read_image(dataset.image_path(source)), rng)
+        changed, mask = make(dataset.read_image(source), rng)
         file_name = f"{PART}/{SYNTHETIC}/fold{fold}-{number:04}.png"
         data = cv2.imencode(".png", changed[..., ::-1])[1].tobytes()
         write_bytes(folder / "images" / file_name, data)
@@ -194,6 +194,7 @@ def _write(
     card = make_card(
         product=dataset.product,
         images=images,
+        bit_depth=dataset.bit_depth,
         annotations=annotations,
         categories=categories,
         splits=splits,

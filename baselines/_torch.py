@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge.approach import Context, TrainData
-from maskbridge.dataset import Dataset, read_image
+from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
 from maskbridge.files import write_bytes
 
@@ -84,7 +84,7 @@ def require_training_images(data: TrainData) -> None:
 
 def read_square(dataset: Dataset, image_id: int, size: int) -> npt.NDArray[np.uint8]:
     """Read one image and resize it by pixel area, aspect ratio not kept: size x size x 3, uint8, RGB."""
-    image = read_image(dataset.image_path(image_id))
+    image = dataset.read_image(image_id)
     return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskbridge.dataset import Dataset
-from maskbridge.export import ExportOptions, ExportReport, parts, place_image
+from maskbridge.export import ExportOptions, ExportReport, parts, place_plain
 from maskbridge.files import write_json
 from maskbridge.folders import staged_folder
 from maskbridge.progress import track
@@ -33,7 +33,7 @@ def export(dataset: Dataset, out: Path, options: ExportOptions) -> None:
         for part, images in parts(dataset, options, report).items():
             annotations = [a for image in images for a in dataset.annotations_by_image[image.id]]
             for image in track(images, f"coco {part}"):
-                place_image(dataset, image, folder / "images" / image.file_name, options.link)
+                place_plain(dataset, image, folder / "images" / image.file_name, report)
             write_json(
                 folder / "annotations" / f"instances_{part}.json",
                 {

@@ -4,7 +4,8 @@
 
 `data.yaml`, `images/{train,val,test}/<part>__<type>__<name>`, the same under `labels/` with `.txt`; names that would
 share a label file (`1.png`, `1.jpg`) get `__<image id>` at their end.
-An EXIF orientation, by which Ultralytics would turn an image away from its labels, is taken out of the exported file.
+An EXIF orientation, by which Ultralytics would turn an image away from its labels, is taken out of the exported file,
+and 16 bits become 8, scaled by the depth that the dataset uses.
 Lines are `class cx cy w h`, shares of the image's width and height, of the exact half-open box.
 Format: https://docs.ultralytics.com/datasets/detect/
 """
@@ -17,10 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from maskbridge.dataset import Annotation, Dataset, Image
-from maskbridge.export import ExportOptions, ExportReport, parts, place_image
+from maskbridge.export import ExportOptions, ExportReport, parts, place_plain
 from maskbridge.files import write_text
 from maskbridge.folders import staged_folder
-from maskbridge.orientation import take_orientation
 from maskbridge.progress import track
 from maskbridge.yolo_lines import detection_line
 
@@ -53,9 +53,7 @@ def write_export(dataset: Dataset, out: Path, options: ExportOptions, name: str,
             names = _flat_names(images)
             for image in track(images, f"{name} {part}"):
                 target = folder / "images" / part / names[image.id]
-                place_image(dataset, image, target, options.link)
-                if take_orientation(target):
-                    report.orientation_taken.append(image.file_name)
+                place_plain(dataset, image, target, report)
                 written = lines(image, dataset.annotations_by_image[image.id], classes, report)
                 _report_equal_lines(image, written, report)
                 label = folder / "labels" / part / f"{target.stem}.txt"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from evaluation.metrics import Evaluation
 from maskbridge import geometry
-from maskbridge.dataset import GOOD, Dataset, read_image
+from maskbridge.dataset import GOOD, Dataset
 from maskbridge.predictions import Result
 from maskbridge.progress import track
 
@@ -106,7 +106,7 @@ class Pictures:
         """
         image = self._dataset.image_by_id[image_id]
         units = FRAME / max(image.size_hw)
-        photo = _shrunk(read_image(self._dataset.image_path(image_id)), level.thumbnail_px)
+        photo = _shrunk(self._dataset.read_image(image_id), level.thumbnail_px)
         return {
             "p": self._encoded(cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), level.quality),
             "t": [

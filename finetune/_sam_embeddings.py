@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import resize, to_pil_image
 
 from finetune._sam_model import Model, state_hash
-from maskbridge.dataset import Dataset, read_image
+from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, MaskbridgeError
 from maskbridge.files import sha256_file, write_bytes
 from maskbridge.progress import say
@@ -103,7 +103,7 @@ class Embeddings:
 
     def compute(self, dataset: Dataset, image_id: int, view: int = 0) -> npt.NDArray[np.floating[Any]]:
         """Features of one image, C x h x w, without the cache."""
-        image = turn(read_image(dataset.image_path(image_id)), view)
+        image = turn(dataset.read_image(image_id), view)
         with torch.inference_mode(), _autocast(self._device, self._autocast):
             x = to_input(self._model, image).to(self._device)[None]
             features = self._model.trunk(x)[0].float().cpu().numpy()

@@ -21,7 +21,7 @@ import torch
 from finetune._sam_embeddings import VIEWS, Embeddings, to_input, turn
 from finetune._sam_model import Model
 from finetune._sam_prompts import Item, Truth, Truths, boxed, draw, masks_of, pointed, whole
-from maskbridge.dataset import Dataset, read_image
+from maskbridge.dataset import Dataset
 
 if TYPE_CHECKING:
     from finetune.sam import Config
@@ -128,14 +128,14 @@ class Examples:
     def _inputs(self, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
         if self._embeddings is not None:
             return self._embeddings.batch(self._dataset, pairs)
-        return self._stack([turn(read_image(self._dataset.image_path(i)), view) for i, view in pairs])
+        return self._stack([turn(self._dataset.read_image(i), view) for i, view in pairs])
 
     def _stack(self, images: Sequence[Pixels]) -> torch.Tensor:
         return torch.stack([to_input(self._model, image) for image in images])
 
     def _augmented(self, image_id: int, rng: np.random.Generator) -> tuple[Pixels, Truth]:
         """An image changed at random, H x W x 3, and its truth."""
-        image = read_image(self._dataset.image_path(image_id))
+        image = self._dataset.read_image(image_id)
         masks = masks_of(self._dataset, image_id)
         view = int(rng.integers(VIEWS))
         image, masks = turn(image, view), [turn(mask, view) for mask in masks]

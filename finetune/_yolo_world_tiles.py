@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge import geometry
-from maskbridge.dataset import GOOD, Annotation, Dataset, Image, read_image
+from maskbridge.dataset import GOOD, Annotation, Dataset, Image
 from maskbridge.files import write_bytes
 from maskbridge.progress import track
 
@@ -76,7 +76,7 @@ def tiled(dataset: Dataset, fold: int, *, tile: int, overlap: float, out: Path) 
     chosen = [(part, image_id) for part in ("train", "val") for image_id in split.part(part)]
     for part, image_id in track(chosen, "tiles"):
         whole = dataset.image_by_id[image_id]
-        pixels = read_image(dataset.image_path(image_id))
+        pixels = dataset.read_image(image_id)
         masks = [(a, geometry.decode(a["segmentation"])) for a in dataset.annotations_by_image[image_id]]
         places = [Window(0, 0, whole.width, whole.height)]
         if max(whole.size_hw) > tile:

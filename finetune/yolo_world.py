@@ -25,7 +25,6 @@ from finetune._yolo_world_start import SCALES, local_start, start_weights
 from finetune._yolo_world_text import HASHED, write_features
 from finetune._yolo_world_tiles import Detections, detect_tiled
 from maskbridge.approach import Context, Detection, PredictData, Prediction, TrainData, Trained
-from maskbridge.dataset import read_image
 from maskbridge.errors import OptionError, WeightsError
 from maskbridge.progress import say
 from maskbridge.start_weights import source_name
@@ -201,7 +200,7 @@ def predict(data: PredictData, config: Config, weights: Path, context: Context) 
         return boxes.xyxy.astype(np.float64), boxes.conf.astype(np.float64), boxes.cls.astype(np.int64)
 
     for image_id in data.image_ids:
-        image = np.ascontiguousarray(read_image(data.dataset.image_path(image_id))[:, :, ::-1])
+        image = np.ascontiguousarray(data.dataset.read_image(image_id)[:, :, ::-1])
         if config.tile:
             found = detect_tiled(detect, image, tile=config.tile, overlap=config.tile_overlap, iou=config.iou)
         else:

@@ -6,7 +6,7 @@ maskbridge card datasets/bottle
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def make_card(
     options: dict[str, Any],
     changes: dict[str, Any],
     sha256: dict[str, str],
+    bit_depth: int = 8,
 ) -> dict[str, Any]:
     """The content of `dataset.json`; sizes of defects and the long tail are those without synthetic ones."""
     names = {category["id"]: category["name"] for category in categories}
@@ -47,6 +48,7 @@ def make_card(
     return {
         "product": product,
         "version": __version__,
+        "bit_depth": bit_depth,
         "totals": {"images": len(images), "instances": len(annotations), "types": len(types)},
         "classes": {
             name: {
@@ -76,6 +78,36 @@ def make_card(
         "options": options,
         "changes": changes,
         "sha256": sha256,
+    }
+
+
+def dropped_instances(areas: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """`changes.dropped_instances`, of the areas in pixels by file name."""
+    return {"count": sum(map(len, areas.values())), "areas_px": dict(areas)}
+
+
+def empty_masks(
+    images: Sequence[Image], annotations: Sequence[Mapping[str, Any]], dropped: Collection[str]
+) -> dict[str, Any]:
+    """`changes.empty_masks`: defect images without a defect pixel; those whose instances were `dropped` had some."""
+    defective = {annotation["image_id"] for annotation in annotations}
+    names = [
+        image.file_name
+        for image in images
+        if not image.is_good and image.id not in defective and image.file_name not in dropped
+    ]
+    return {"count": len(names), "files": names}
+
+
+def group_rule(by: str, near_duplicates: Sequence[tuple[str, str]], images: Sequence[Image]) -> dict[str, Any]:
+    """`rules.groups`: what groups go by, how many and how large they are, and the pairs of files that were found."""
+    sizes = Counter(Counter(image.group for image in images).values())
+    return {
+        "by": by,
+        "groups": sum(sizes.values()),
+        "largest": max(sizes),
+        "sizes": {str(size): sizes[size] for size in sorted(sizes)},
+        "near_duplicates": [list(pair) for pair in near_duplicates],
     }
 
 
@@ -137,6 +169,7 @@ def card_text(card: dict[str, Any]) -> str:
         f"- largest : smallest defect type{_as_ratio(tail['largest_to_smallest_type'])}",
         f"- combined type: {card['combined'] or 'none'}",
         f"- image sizes (width x height): {_sizes(card['image_sizes'])}",
+        f"- bit depth: {card.get('bit_depth', 8)}",
         f"- defect area, share of the image: {_share(card['area_share'])}",
         f"- groups: {groups['groups']}, the largest of {groups['largest']} images (by {groups['by']})",
         f"- instances: {card['rules']['instances']}, 8-connected, smallest kept {card['rules']['min_area']} px",

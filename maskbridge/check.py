@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from maskbridge.dataset import Dataset, read_image
+from maskbridge.dataset import Dataset
 from maskbridge.dataset_rules import name_problem
+from maskbridge.decoding import decode
 from maskbridge.errors import DatasetError, MaskbridgeError
-from maskbridge.files import sha256_file
+from maskbridge.files import read_regular, sha256_bytes
 from maskbridge.official import leak_note, two_types
 
 
@@ -72,20 +73,21 @@ def _check_images(dataset: Dataset) -> Iterator[str]:
             yield f"{where}: file is missing"
             continue
         try:
-            found = sha256_file(path)
-        except OSError as error:
-            yield f"{where}: cannot be read ({error.strerror})"
+            data = read_regular(path, error=DatasetError)
+        except DatasetError as error:
+            yield f"{where}: {error}"
             continue
+        found = sha256_bytes(data)
         if found != image.sha256:
             yield f"{where}: sha256 is {found}, recorded was {image.sha256}"
             continue
         try:
-            height, width = read_image(path).shape[:2]
-        except DatasetError:
-            yield f"{where}: cannot be decoded"
+            pixels = decode(data, Path(image.file_name)).pixels
+        except MaskbridgeError as error:
+            yield f"{where}: {error}"
             continue
-        if (height, width) != image.size_hw:
-            yield f"{where}: is {width}x{height}, recorded was {image.width}x{image.height}"
+        if pixels.shape[:2] != image.size_hw:
+            yield f"{where}: is {pixels.shape[1]}x{pixels.shape[0]}, recorded was {image.width}x{image.height}"
 
 
 def _check_types(dataset: Dataset) -> Iterator[str]:

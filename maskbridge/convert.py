@@ -11,33 +11,39 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from maskbridge import __version__, binarisation, geometry, masks, near_duplicates, plugins
-from maskbridge.card import conversion_lines, make_card, summary
+from maskbridge.card import conversion_lines, dropped_instances, empty_masks, group_rule, make_card, summary
 from maskbridge.dataset import GOOD, Image
+from maskbridge.decoding import Picture, decode, depth_of, highest_value, read_again, scaled
 from maskbridge.errors import OptionError, SourceError
-from maskbridge.files import LinkMode, link_file, sha256_bytes, sha256_file, write_json
+from maskbridge.files import LinkMode, link_file, read_regular, sha256_bytes, sha256_file, write_bytes, write_json
 from maskbridge.folders import staged_folder
+from maskbridge.frames import (
+    Choice,
+    Frame,
+    frame_of,
+    orientation_change,
+    refuse_equal_names,
+    say_orientation,
+    upright_png,
+)
 from maskbridge.named_groups import named_groups
 from maskbridge.official import leak_note, two_types
 from maskbridge.options import require_usable
 from maskbridge.progress import say, track
 from maskbridge.source import Reading, Source, SourceImage, WithoutMask, ignored_by_reason, refuse_unwritable_names
 from maskbridge.splits import make_splits
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from maskbridge.threads import in_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,9 @@ class ConvertOptions:
     drop_leaks: bool = False
     """leave training images that share a group with a test image (near-duplicates) out of the official training part,
     named in dataset.json"""
+    orientation: Choice | None = None
+    """masks of images with an EXIF orientation were drawn on the pixels as stored, or on the picture that viewers show
+    (such images are then rewritten upright, as PNG); without it sizes tell, and what they cannot tell is refused"""
     workers: int = 1
     """threads that decode"""
     overwrite: bool = False
@@ -75,14 +84,27 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class _Examined:
-    """All that is kept of one source image."""
+    """All that is kept of one source image.
+
+    Attributes:
+        sha256: Of the bytes that were read.
+        size_hw: In the frame of the dataset.
+        highest: Largest value of a 16-bit image, else 0.
+        frame: How image and mask get into it.
+    """
 
     sha256: str
     size_hw: tuple[int, int]
+    highest: int
+    frame: Frame
     signature: npt.NDArray[Any]
     values: binarisation.Values | None
     instances: list[geometry.Instance]
     dropped: list[int]
+
+    def signature_at(self, bit_depth: int) -> npt.NDArray[Any]:
+        """The signature once the 16-bit images of the source are scaled by their depth."""
+        return near_duplicates.at_depth(self.signature, bit_depth if self.highest else 8)
 
 
 def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> list[Path]:
@@ -131,6 +153,7 @@ def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> li
         say(f"{target}: {summary(card)}")
         for line in conversion_lines(card):
             say(f"  {line}")
+        say_orientation(card["changes"]["orientation"])
     return targets
 
 
@@ -141,7 +164,7 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
     named = named_groups(source, options.group_by, options.groups)
     examined = list(
         track(
-            _in_order(lambda item: _examine(item, options), source.images, options.workers),
+            in_order(lambda item: _examine(item, options), source.images, options.workers),
             f"reading {source.product}",
             total=len(source.images),
         )
@@ -153,23 +176,29 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
         {os.path.relpath(item.mask or item.path, source.path): each for item, each in values.items()}, source.path
     )
     _refuse_types_without_defect(source, examined)
+    bit_depth = depth_of(max(found.highest for found in examined))
     pairs = near_duplicates.near_duplicate_pairs(
-        np.stack([item.signature for item in examined]), lambda index: _load(source.images[index].path)
+        np.stack([found.signature_at(bit_depth) for found in examined]),
+        lambda index: scaled(_pixels(source.images[index], examined[index]), bit_depth, np.uint16),
     )
     groups = near_duplicates.merge_groups(len(examined), pairs, known=named)
-    ways = Counter(link_file(item.path, folder / "images" / item.file_name, options.link) for item in source.images)
-    images = [
-        Image(
+    names = [found.frame.name(item.file_name) for item, found in zip(source.images, examined, strict=True)]
+    refuse_equal_names(names)
+    ways: Counter[str] = Counter()
+    images: list[Image] = []
+    for index, (item, found) in enumerate(zip(source.images, examined, strict=True)):
+        way, sha256 = _place(item, found, folder / "images" / names[index], options)
+        ways[way] += 1
+        image = Image(
             id=index + 1,
-            file_name=item.file_name,
+            file_name=names[index],
             width=found.size_hw[1],
             height=found.size_hw[0],
-            sha256=found.sha256,
+            sha256=sha256,
             origin=f"{item.part}/{item.defect_type}",
             group=groups[index] + 1,
         )
-        for index, (item, found) in enumerate(zip(source.images, examined, strict=True))
-    ]
+        images.append(image)
     categories = _categories(source)
     annotations = _annotations(images, examined, categories)
     splits, split_report = make_splits(images, folds=options.folds, seed=options.seed, drop_leaks=options.drop_leaks)
@@ -184,12 +213,15 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
         },
     )
     write_json(folder / "splits.json", splits)
+    dropped = {name: found.dropped for name, found in zip(names, examined, strict=True) if found.dropped}
+    duplicates = [(names[one], names[two]) for one, two in pairs]
     changes = {
-        "dropped_instances": _dropped(images, examined),
-        "empty_masks": _empty(source, examined),
+        "dropped_instances": dropped_instances(dropped),
+        "empty_masks": empty_masks(images, annotations, dropped),
+        "orientation": orientation_change({name: found.frame for name, found in zip(names, examined, strict=True)}),
         "ignored_files": ignored_by_reason(source),
         "one_picture_two_types": two_types(
-            [(source.images[one].file_name, source.images[other].file_name) for one, other in pairs],
+            duplicates,
             {image.file_name: image.defect_type for image in images},
         ),
         "official_leaks": leak_note(images, splits["official"]),
@@ -199,6 +231,7 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
     card = make_card(
         product=source.product,
         images=images,
+        bit_depth=bit_depth,
         annotations=annotations,
         categories=categories,
         splits=splits,
@@ -206,8 +239,10 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
             "instances": options.instances,
             "connectivity": 8,
             "min_area": options.min_area,
-            "binarisation": binarisation.rules_of({item.file_name: each for item, each in values.items()}),
-            "groups": _group_rule(options, source, pairs, images),
+            "binarisation": binarisation.rules_of(
+                {name: found.values for name, found in zip(names, examined, strict=True) if found.values is not None}
+            ),
+            "groups": group_rule(_grouped_by(options, source), duplicates, images),
         },
         origin={
             "layout": source.layout,
@@ -219,6 +254,7 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
         sha256={name: sha256_file(folder / name) for name in ("annotations.json", "splits.json")},
     )
     write_json(folder / "dataset.json", card)
+    _verify(source, folder, images, options)
     return card
 
 
@@ -245,36 +281,48 @@ def _refuse_empty_folds(splits: dict[str, Any], options: ConvertOptions) -> None
 
 
 def _examine(item: SourceImage, options: ConvertOptions) -> _Examined:
-    data = masks.read_bytes(item.path)
-    pixels = masks.decode_image(data, item.path)
-    size_hw = (int(pixels.shape[0]), int(pixels.shape[1]))
-    signature = near_duplicates.signature(pixels)
-    if item.mask is None:
-        return _Examined(sha256_bytes(data), size_hw, signature, None, [], [])
-    mask_data = masks.read_bytes(item.mask)
-    mask = masks.decode_mask(mask_data, item.mask)
-    if mask.shape != size_hw:
+    data = read_regular(item.path, error=SourceError)
+    picture = decode(data, item.path)
+    mask, lossy = None, False
+    if item.mask is not None:
+        mask_data = read_regular(item.mask, error=SourceError)
+        raw = decode(mask_data, item.mask)
+        mask = Picture(masks.one_channel(raw.pixels, item.mask), raw.orientation, raw.kind)
+        lossy = binarisation.is_lossy(mask_data)
+    frame = frame_of(picture, mask, (item.path, item.mask), options.orientation)
+    pixels = frame.image(picture.pixels)
+    values, found, dropped = None, list[geometry.Instance](), list[int]()
+    if mask is not None:
+        drawn = frame.mask(mask.pixels)
+        values = binarisation.mask_values(drawn, lossy=lossy)
+        if item.defect_type == GOOD:
+            _refuse_defects_of_a_good_image(item, values)
+            values = None
+        else:
+            binary = drawn if values.threshold == 1 else drawn >= values.threshold
+            split = options.instances == "components"
+            found, dropped = geometry.instances(binary, split=split, min_area=options.min_area)
+    return _Examined(
+        sha256=sha256_bytes(data),
+        size_hw=(int(pixels.shape[0]), int(pixels.shape[1])),
+        highest=highest_value(pixels),
+        frame=frame,
+        signature=near_duplicates.signature(pixels),
+        values=values,
+        instances=found,
+        dropped=dropped,
+    )
+
+
+def _refuse_defects_of_a_good_image(item: SourceImage, values: binarisation.Values) -> None:
+    if values.defect_px:
         raise SourceError(
-            "mask has another size than its image",
-            where=item.mask,
-            found=f"{mask.shape[1]}x{mask.shape[0]}",
-            expected=f"{size_hw[1]}x{size_hw[0]} like {item.path.name}",
-            remedy="export the mask again at the image's size",
+            "good image has a mask with defects",
+            where=item.path,
+            found=f"{values.defect_px} defect pixels in {item.mask}",
+            expected="a black mask, or none",
+            remedy="remove the mask, or move the image to the folder of its defect",
         )
-    values = binarisation.mask_values(mask, lossy=binarisation.is_lossy(mask_data))
-    if item.defect_type == GOOD:
-        if values.defect_px:
-            raise SourceError(
-                "good image has a mask with defects",
-                where=item.path,
-                found=f"{values.defect_px} defect pixels in {item.mask}",
-                expected="a black mask, or none",
-                remedy="remove the mask, or move the image to the folder of its defect",
-            )
-        return _Examined(sha256_bytes(data), size_hw, signature, None, [], [])
-    binary = mask if values.threshold == 1 else mask >= values.threshold
-    found, dropped = geometry.instances(binary, split=options.instances == "components", min_area=options.min_area)
-    return _Examined(sha256_bytes(data), size_hw, signature, values, found, dropped)
 
 
 def _refuse_types_without_defect(source: Source, examined: Sequence[_Examined]) -> None:
@@ -293,8 +341,32 @@ def _refuse_types_without_defect(source: Source, examined: Sequence[_Examined]) 
             )
 
 
-def _load(path: Path) -> npt.NDArray[Any]:
-    return masks.decode_image(path.read_bytes(), path)
+def _pixels(item: SourceImage, found: _Examined) -> npt.NDArray[Any]:
+    """An image once more, in the frame of the dataset."""
+    return found.frame.image(decode(read_again(item.path, found.sha256), item.path).pixels)
+
+
+def _place(item: SourceImage, found: _Examined, target: Path, options: ConvertOptions) -> tuple[str, str]:
+    """Put an image into the dataset: how that was done, and the hash that the file has."""
+    if found.frame.rewritten:
+        data = upright_png(_pixels(item, found))
+        write_bytes(target, data)
+        return "rewritten upright", sha256_bytes(data)
+    try:
+        return link_file(item.path, target, options.link), found.sha256
+    except OSError:
+        read_again(item.path, found.sha256)  # says so if the source has changed
+        raise
+
+
+def _verify(source: Source, folder: Path, images: Sequence[Image], options: ConvertOptions) -> None:
+    """What was put into the dataset is what was read: linked files change with the source."""
+
+    def look(place: int) -> None:
+        file = folder / "images" / images[place].file_name
+        read_again(file, images[place].sha256, name=source.images[place].path)
+
+    list(track(in_order(look, range(len(images)), options.workers), "verifying", total=len(images)))
 
 
 def _categories(source: Source) -> list[dict[str, Any]]:
@@ -321,52 +393,11 @@ def _annotations(
     return annotations
 
 
-def _dropped(images: Sequence[Image], examined: Sequence[_Examined]) -> dict[str, Any]:
-    areas = {image.file_name: found.dropped for image, found in zip(images, examined, strict=True) if found.dropped}
-    return {"count": sum(map(len, areas.values())), "areas_px": areas}
-
-
-def _empty(source: Source, examined: Sequence[_Examined]) -> dict[str, Any]:
-    names = [
-        item.file_name
-        for item, found in zip(source.images, examined, strict=True)
-        if item.defect_type != GOOD and not found.instances and not found.dropped
-    ]
-    return {"count": len(names), "files": names}
-
-
-def _group_rule(
-    options: ConvertOptions, source: Source, pairs: Sequence[tuple[int, int]], images: Sequence[Image]
-) -> dict[str, Any]:
-    sizes = Counter(Counter(image.group for image in images).values())
-    by = "near-duplicates"
+def _grouped_by(options: ConvertOptions, source: Source) -> str:
     if options.group_by is not None:
-        by += f" and --group-by {options.group_by}"
-    elif options.groups is not None:
-        by += f" and {options.groups.name}"
-    elif any(item.group is not None for item in source.images):
-        by += f" and the groups of layout {source.layout}"
-    return {
-        "by": by,
-        "groups": sum(sizes.values()),
-        "largest": max(sizes),
-        "sizes": {str(size): sizes[size] for size in sorted(sizes)},
-        "near_duplicates": [[source.images[one].file_name, source.images[two].file_name] for one, two in pairs],
-    }
-
-
-def _in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Map over a few threads, in order, with a bounded number of results waiting."""
-    if workers == 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        source = iter(items)
-        waiting: list[Future[Result]] = [pool.submit(work, item) for item in islice(source, 4 * workers)]
-        try:
-            while waiting:
-                result = waiting.pop(0).result()
-                waiting.extend(pool.submit(work, item) for item in islice(source, 1))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return f"near-duplicates and --group-by {options.group_by}"
+    if options.groups is not None:
+        return f"near-duplicates and {options.groups.name}"
+    if any(item.group is not None for item in source.images):
+        return f"near-duplicates and the groups of layout {source.layout}"
+    return "near-duplicates"

@@ -11,13 +11,12 @@ Format: https://cocodataset.org/#format-data, with compressed RLE and half-open 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +34,7 @@ from maskbridge.dataset_types import (
     Image,
     Splits,
 )
+from maskbridge.decoding import as_rgb8, decode
 from maskbridge.errors import DatasetError
 from maskbridge.files import read_regular, sha256_bytes
 from maskbridge.folders import recover
@@ -177,6 +177,29 @@ class Dataset:
         return self.card
 
     @property
+    def bit_depth(self) -> int:
+        """Bits that the pixels of 16-bit images use: 10, 12, 14 or 16; 8 where there are no such images."""
+        return int(self.card.get("bit_depth", 8))
+
+    def read_at_depth(self, bit_depth: int) -> Dataset:
+        """The same dataset, its 16-bit images scaled as those that a model was trained on.
+
+        Raises:
+            DatasetError: When its images have more bits than that.
+        """
+        if bit_depth <= 8 or self.bit_depth <= 8 or bit_depth == self.bit_depth:
+            return self
+        if self.bit_depth > bit_depth:
+            raise DatasetError(
+                "has images of another depth than the run was trained on",
+                where=self.path,
+                found=f"{self.bit_depth} bit",
+                expected=f"at most {bit_depth} bit",
+                remedy="train on images of this depth",
+            )
+        return replace(self, card={**self.card, "bit_depth": bit_depth})
+
+    @property
     def fold_count(self) -> int:
         """Number of folds."""
         return len(self.splits["folds"])
@@ -203,6 +226,14 @@ class Dataset:
     def image_path(self, image_id: int) -> Path:
         """Absolute path of an image file."""
         return self.path / "images" / self.image_by_id[image_id].file_name
+
+    def read_image(self, image_id: int) -> npt.NDArray[np.uint8]:
+        """Read an image for a model: H x W x 3, uint8, RGB, in the frame of the masks, 16 bits scaled by their depth.
+
+        Raises:
+            DatasetError: When the file is missing, damaged, or no image.
+        """
+        return read_image(self.image_path(image_id), self.bit_depth)
 
     def mask(self, image_id: int) -> geometry.Mask:
         """Union of an image's instances, H x W, uint8, 0 or 1."""
@@ -234,24 +265,21 @@ class Dataset:
         return {image_id: fold for fold in range(self.fold_count) for image_id in self.split(fold).test}
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an image for a model.
+def read_image(path: Path, bit_depth: int = 8) -> npt.NDArray[np.uint8]:
+    """Read an image file that is of no dataset; `Dataset.read_image` knows the depth of its own.
+
+    Args:
+        path: The file.
+        bit_depth: Of 16-bit images; 8 where it is not known, which scales them as 16 bits.
 
     Returns:
-        H x W x 3, uint8, RGB, in the frame of the masks: an EXIF orientation is not applied. Grey is repeated over
-        the channels, 16 bit is scaled to 8, alpha is dropped.
+        H x W x 3, uint8, RGB, stored frame: an EXIF orientation is not applied. Grey is repeated over the channels,
+        alpha is dropped.
 
     Raises:
         DatasetError: When the file cannot be decoded.
     """
-    try:
-        data = np.frombuffer(read_regular(path, error=DatasetError), np.uint8)
-        raw = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
-    except cv2.error:  # more pixels than OpenCV reads
-        raw = None
-    if raw is None:
-        raise DatasetError("cannot be decoded as an image", where=path, remedy="run `maskbridge check` on the dataset")
-    return cast("npt.NDArray[np.uint8]", raw)
+    return as_rgb8(decode(read_regular(path, error=DatasetError), path, DatasetError).pixels, bit_depth)
 
 
 def _content(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from maskbridge.errors import DatasetError
 from maskbridge.files import LinkMode, link_file, sha256_file, write_json
 from maskbridge.negatives import choose_negatives
 from maskbridge.options import require_usable
+from maskbridge.orientation import take_depth, take_orientation
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 #: A round trip below this IoU is named in the report.
@@ -49,6 +50,7 @@ class ExportReport:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     orientation_taken: list[str] = field(default_factory=list)
+    depth_taken: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         """Write `export-report.json`."""
@@ -70,6 +72,7 @@ class ExportReport:
                 "changed": self.changed,
                 "dropped": self.dropped,
                 "orientation_taken": self.orientation_taken,
+                "depth_taken": self.depth_taken,
                 "images_left_out": {why: {"count": len(names), "files": names} for why, names in self.left_out.items()},
             },
         )
@@ -101,6 +104,19 @@ def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) ->
             remedy="run `maskbridge check` on the dataset",
         )
     return link_file(dataset.image_path(image.id), target, link)
+
+
+def place_plain(dataset: Dataset, image: Image, target: Path, report: ExportReport) -> None:
+    """Put an image of the dataset at its place in an export, with 8 bits and without an EXIF orientation.
+
+    Raises:
+        DatasetError: When the file is missing or damaged, or another one than was converted.
+    """
+    place_image(dataset, image, target, report.options.link)
+    if dataset.bit_depth > 8 and take_depth(target, dataset.bit_depth):
+        report.depth_taken.append(image.file_name)
+    elif take_orientation(target):
+        report.orientation_taken.append(image.file_name)
 
 
 def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dict[str, list[Image]]:

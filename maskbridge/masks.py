@@ -5,87 +5,45 @@ mask = read_mask(path)                        # H x W, uint8 or uint16
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskbridge.decoding import decode
 from maskbridge.errors import SourceError
+from maskbridge.files import read_regular
 
 RawMask = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def decode_image(data: bytes, path: Path) -> npt.NDArray[Any]:
-    """Decode an image file unchanged.
-
-    Args:
-        data: Content of the file.
-        path: For the error message.
-
-    Returns:
-        H x W or H x W x channels (BGR order), uint8 or uint16.
-
-    Raises:
-        SourceError: When it cannot be decoded, ends too early or is damaged in the middle.
-    """
-    if data[:8] == _PNG_SIGNATURE:
-        _check_png(data, path)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if pixels is None:
-        raise SourceError(
-            "cannot be decoded",
-            where=path,
-            found=f"{len(data)} bytes",
-            expected="a readable image",
-            remedy="copy it again from the source, or remove it",
-        )
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise SourceError("has an unknown depth", where=path, found=pixels.dtype, expected="8 or 16 bit")
-    return pixels
-
 
 def read_mask(path: Path) -> RawMask:
-    """Read a mask unchanged and reduce it to one channel.
+    """Read a mask unchanged, in the frame of its stored pixels, and reduce it to one channel; see `one_channel`.
+
+    Raises:
+        SourceError: When the file cannot be decoded, or has more than one colour beside black that are not greys.
+    """
+    return one_channel(decode(read_regular(path, error=SourceError), path).pixels, path)
+
+
+def one_channel(pixels: npt.NDArray[Any], path: Path) -> RawMask:
+    """Reduce a mask to one channel.
 
     Grey, palette, RGB, RGBA, 1-bit, 8-bit and 16-bit files are read. A constant alpha is ignored; where the colour is
     constant and alpha is not, alpha is the mask; where both vary, transparent pixels are 0. Colours reduce to their
     largest channel.
 
-    Returns:
-        H x W, uint8 or uint16.
-
-    Raises:
-        SourceError: When the file cannot be decoded, or has more than one colour beside black that are not greys.
-    """
-    return decode_mask(read_bytes(path), path)
-
-
-def read_bytes(path: Path) -> bytes:
-    """Content of an image or mask file.
-
-    Raises:
-        SourceError: When it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SourceError("cannot be read", where=path, found=error.strerror) from error
-
-
-def decode_mask(data: bytes, path: Path) -> RawMask:
-    """Decode a mask; see `read_mask`.
-
     Args:
-        data: Content of the file.
+        pixels: H x W or H x W x channels (BGR order), uint8 or uint16.
         path: For the error message.
+
+    Returns:
+        H x W, of the same depth.
+
+    Raises:
+        SourceError: When there is more than one colour beside black, and they are not greys.
     """
-    pixels = decode_image(data, path)
     if pixels.ndim == 2:
         return pixels
     if pixels.shape[2] in (2, 4):
@@ -107,29 +65,3 @@ def decode_mask(data: bytes, path: Path) -> RawMask:
             remedy="write one binary mask for each defect type",
         )
     return np.ascontiguousarray(pixels.max(axis=2))
-
-
-def _check_png(data: bytes, path: Path) -> None:
-    """Refuse a PNG that ends too early, or one of whose critical chunks fails its checksum."""
-    view, start, kind = memoryview(data), len(_PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        length, kind = struct.unpack(">I4s", view[start : start + 8]) if start + 8 <= len(data) else (0, b"")
-        end = start + 8 + length
-        if end + 4 > len(data):
-            raise SourceError(
-                "is truncated",
-                where=path,
-                found=f"a PNG of {len(data)} bytes without its end",
-                expected="a whole PNG",
-                remedy="copy it again from the source",
-            )
-        critical = not kind[0] & 0x20
-        if critical and zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise SourceError(
-                "is damaged",
-                where=path,
-                found=f"a chunk {kind.decode('latin-1')} at byte {start} that fails its checksum",
-                expected="a whole PNG",
-                remedy="copy it again from the source",
-            )
-        start = end + 4

@@ -1,22 +1,32 @@
-"""EXIF orientations in exported images: masks lie on the stored pixels, and other programs turn them.
+"""Exported images as any program reads them: 8 bit, and shown as they are stored.
 
-take_orientation(Path("images/train/000.jpg"))     # True if the file had one; the pixels stay as they are stored
+Masks lie on the stored pixels, and other programs turn a picture by its EXIF orientation; of 16 bits most read the
+upper eight.
+
+    take_orientation(Path("images/train/000.jpg"))     # True if the file had one; the pixels stay as they are stored
+    take_depth(Path("images/train/001.png"), 12)       # True if the file had 16 bits
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from maskbridge.decoding import decode, scaled
 from maskbridge.errors import DatasetError
-from maskbridge.files import write_bytes
+from maskbridge.files import read_regular, write_bytes
 
-_HEAD_BYTES = 1 << 16
-_MARKS = (b"Exif", b"eXIf", b"EXIF", b"II*\0", b"MM\0*")
-#: cv2 writes these without loss.
-_LOSSLESS = {".png": [], ".tif": [], ".tiff": [], ".bmp": [], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101]}
+_MARKS = (b"Exif", b"eXIf", b"EXIF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: How cv2 writes them without loss, by kind.
+_LOSSLESS: dict[str, tuple[str, list[int]]] = {
+    "PNG": (".png", []),
+    "TIFF": (".tif", []),
+    "WebP": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),
+}
 
 
 def take_orientation(path: Path) -> bool:
@@ -29,26 +39,41 @@ def take_orientation(path: Path) -> bool:
         Whether there was an orientation.
 
     Raises:
-        DatasetError: When the file has one that cannot be taken away.
+        DatasetError: When the file is damaged.
     """
-    with path.open("rb") as file:
-        if not any(mark in file.read(_HEAD_BYTES) for mark in _MARKS):
-            return False
-    data = path.read_bytes()
-    pixels = np.frombuffer(data, dtype=np.uint8)
-    turned = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
-    stored = cv2.imdecode(pixels, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if turned is None or stored is None or (turned.shape == stored.shape and (turned == stored).all()):
+    data = read_regular(path, error=DatasetError)
+    if not any(mark in data for mark in _MARKS):
         return False
-    suffix = path.suffix.lower()
-    if suffix in (".jpg", ".jpeg"):
-        write_bytes(path, _without_exif(data))
-        return True
-    whole = cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED)
-    if suffix not in _LOSSLESS or whole is None:
-        raise DatasetError("has an EXIF orientation that cannot be taken away", where=path, remedy="save it as PNG")
-    write_bytes(path, cv2.imencode(suffix, whole, _LOSSLESS[suffix])[1].tobytes())
+    picture = decode(data, path, DatasetError)
+    if picture.orientation == 1:
+        return False
+    write_bytes(path, _without_exif(data) if picture.kind == "JPEG" else _encoded(picture.pixels, picture.kind))
     return True
+
+
+def take_depth(path: Path, bit_depth: int) -> bool:
+    """Write a 16-bit file anew with 8 bits, without EXIF, in its own format; another one stays untouched.
+
+    Args:
+        path: The file; a hard link is replaced, never written through.
+        bit_depth: Bits that its pixels use.
+
+    Returns:
+        Whether it had 16 bits.
+
+    Raises:
+        DatasetError: When the file is damaged.
+    """
+    picture = decode(read_regular(path, error=DatasetError), path, DatasetError)
+    if picture.pixels.dtype != np.uint16:
+        return False
+    write_bytes(path, _encoded(scaled(picture.pixels, bit_depth, np.uint8), picture.kind))
+    return True
+
+
+def _encoded(pixels: npt.NDArray[Any], kind: str) -> bytes:
+    suffix, flags = _LOSSLESS[kind]
+    return cv2.imencode(suffix, pixels, flags)[1].tobytes()
 
 
 def _without_exif(data: bytes) -> bytes:

@@ -64,6 +64,7 @@ def predict_run(
     fold = run.info["fold"]
     if fold == "all":
         raise RunError("is a merged cross-validation", where=run.path, remedy=f"predict one fold: {run.path}/fold0")
+    dataset = dataset.read_at_depth(run.info.get("bit_depth", 8))
     approach: Approach = plugins.load("approach", run.info["approach"])
     config = from_stored(approach.Config, {**run.info["options"], **(changes or {})}, run.path / "run.json")
     old, options = run.info["options"], as_read_back(config)

@@ -66,6 +66,7 @@ class _RunInfo(TypedDict, total=False):
     dataset: Required[_RunDataset]
     fold: Required[int | Literal["official", "all"]]
     options: Required[dict[str, Any]]
+    bit_depth: Literal[8, 10, 12, 14, 16]
     trained_options: dict[str, Any]
     truth_given: Annotated[str, msgspec.Meta(min_length=1)] | None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None

@@ -184,6 +184,7 @@ def run_info(name: str, dataset: Dataset, config: Any, *, fold: FoldName | str, 
             "annotations_sha256": dataset.annotations_sha256,
             "splits_sha256": dataset.splits_sha256,
         },
+        "bit_depth": dataset.bit_depth,
         "fold": fold,
         "seed": seed,
     }

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -736,3 +737,88 @@ def test_a_folder_of_products_may_be_converted_into_the_folder_one_is_in(
 def test_no_option_error_escapes_as_something_else(source: Path) -> None:
     with pytest.raises(OptionError):
         convert("mvtec", source, source.parent / "out", ConvertOptions(folds=0))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "written in place": lambda path: path.write_bytes(path.read_bytes()[:-12] + os.urandom(12)),
+    "written in place, its times kept": lambda path: (
+        (times := (path.stat().st_atime_ns, path.stat().st_mtime_ns)),
+        path.write_bytes(path.read_bytes()[:-12] + os.urandom(12)),
+        os.utime(path, ns=times),
+    ),
+    "replaced": lambda path: (
+        shutil.copyfile(path.with_name("003.png"), path.with_name("new")),
+        os.replace(path.with_name("new"), path),
+    ),
+    "removed": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "folder renamed": lambda path: path.parent.rename(path.parent.with_name("renamed")),
+    "now a folder": lambda path: (path.unlink(), path.mkdir()),
+    "now a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize("link", ["hard", "copy", "symlink"])
+@pytest.mark.parametrize("when", ["near_duplicates.near_duplicate_pairs", "link_file", "make_splits", "make_card"])
+@pytest.mark.parametrize("how", CHANGES)
+def test_an_image_that_changes_meanwhile_stops_the_conversion_by_its_name(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, when: str, link: str
+) -> None:
+    place, name = (near_duplicates, when.split(".")[1]) if "." in when else (conversion, when)
+    true, done = getattr(place, name), []
+
+    def held(*args: object, **kwargs: object) -> object:
+        if not done:
+            done.append(CHANGES[how](source / "test/crack/001.png"))
+        return true(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, held)
+    out = tmp_path / "out"
+    placed = when in ("make_splits", "make_card")
+    same_file = how.startswith("written") or how == "emptied"
+    if placed and (link == "copy" or (link == "hard" and not same_file)):
+        convert("mvtec", source, out, ConvertOptions(link=link))  # the dataset holds what was read
+        assert check(out) == []
+        return
+    with pytest.raises(SourceError, match=r"crack/00[01]\.png: has changed since it was read"):
+        convert("mvtec", source, out, ConvertOptions(link=link))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("which", ["test/crack/001.png", "ground_truth/crack/001_mask.png"])
+def test_a_pipe_is_refused_and_not_waited_for(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    def held(item: object, options: object) -> object:
+        if not stat.S_ISFIFO((source / which).stat().st_mode):
+            (source / which).unlink()
+            os.mkfifo(source / which)
+        return true(item, options)
+
+    true = conversion._examine
+    monkeypatch.setattr(conversion, "_examine", held)
+    with pytest.raises(SourceError, match=rf"{which}: cannot be read; found no regular file"):
+        convert("mvtec", source, tmp_path / "out", ConvertOptions())
+
+
+def test_a_mask_that_changes_before_it_is_read_again_stops_the_conversion(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zoo: dict[str, np.ndarray]
+) -> None:
+    first, other = (source / f"ground_truth/crack/00{number}_mask.png" for number in (0, 1))
+    cv2.imwrite(str(first), cv2.GaussianBlur(zoo["line"], (3, 3), 0))
+    cv2.imwrite(str(other), (zoo["pit"] // 255 * 100).astype(np.uint8))
+    true = conversion._binarise
+
+    def held(*args: object) -> object:
+        cv2.imwrite(str(other), zoo["ring"])
+        return true(*args)
+
+    monkeypatch.setattr(conversion, "_binarise", held)
+    with pytest.raises(SourceError, match=r"001_mask\.png: has changed since it was read"):
+        convert("mvtec", source, tmp_path / "out", ConvertOptions())
+
+
+def test_a_groups_file_that_is_a_pipe_is_refused_and_not_waited_for(source: Path, refused, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "groups.csv")
+    line = refused("convert", "mvtec", source, tmp_path / "out", "--groups", tmp_path / "groups.csv")
+    assert "no regular file" in line

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from maskbridge.near_duplicates import SIGNATURE_BYTES, merge_groups, near_duplicate_pairs, signature
+from maskbridge.near_duplicates import SIGNATURE_BYTES, at_depth, merge_groups, near_duplicate_pairs, signature
 
 Image = npt.NDArray[Any]
 
@@ -96,9 +96,66 @@ def plain_part(shift: float, seed: int) -> Image:
     return np.clip(moved + noise, 0, 255).astype(np.uint8)
 
 
+def smooth_part(seed: int) -> Image:
+    """One shape on every part, under a faint smooth surface of its own."""
+    grey = np.full((HEIGHT, WIDTH), 30, np.float32)
+    for radius, level in ((110, 215.0), (88, 90.0), (50, 160.0)):
+        cv2.circle(grey, (165, 120), radius, level, -1)
+    cv2.line(grey, (0, 20), (WIDTH, 50), 120.0, 7)
+    surface = cv2.GaussianBlur(np.random.default_rng(seed).normal(0, 1, grey.shape).astype(np.float32), (0, 0), 6)
+    return cv2.GaussianBlur(grey, (0, 0), 1.5) + 3 * surface / surface.std()
+
+
 @pytest.mark.parametrize("step", [1.0, 2.0, 5.0])
 def test_a_chain_of_parts_each_a_little_further_on_is_not_lumped(step: float) -> None:
     assert pairs_of([plain_part(step * index, seed=index) for index in range(6)]) == []
+
+
+def faint(image: Image, share: float, seed: int) -> Image:
+    """The picture with a share of its contrast, in 8 bits, under a little noise of its own."""
+    noise = np.random.default_rng(seed).normal(0, 0.5, image.shape)
+    return np.clip(60 + image * share + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.125, 0.0625])
+def test_other_parts_of_low_contrast_are_no_copies(share: float) -> None:
+    assert pairs_of([faint(smooth_part(seed), share, seed) for seed in range(8)]) == []
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.125])
+@pytest.mark.parametrize("name", ["equal", "flipped", "quarter turn", "half size", "jpeg 90"])
+def test_copies_of_low_contrast_are_found(share: float, name: str) -> None:
+    images = [faint(smooth_part(seed), share, seed) for seed in range(4)]
+    change = {**COPIES, "jpeg 90": lambda image: jpeg(image, 90)}[name]
+    images.append(np.ascontiguousarray(change(images[2])))
+    assert pairs_of(images) == [(2, 4)]
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_deep_images_are_compared_as_they_are_scaled(bits: int) -> None:
+    """Signatures are taken before the depth of the source is known."""
+    factor = 65535 / ((1 << bits) - 1)
+    stored = [
+        (faint(smooth_part(seed), 0.5, seed).astype(np.float64) * 257 / factor).astype(np.uint16) for seed in range(4)
+    ]
+    stored.append(np.ascontiguousarray(stored[1][:, ::-1]))
+    whole = [np.rint(image * factor).astype(np.uint16) for image in stored]
+    signatures = np.stack([at_depth(signature(image), bits) for image in stored])
+    assert near_duplicate_pairs(signatures, lambda index: whole[index]) == [(1, 4)]
+    for ours, scaled in zip(signatures, (signature(image) for image in whole), strict=True):
+        one, two = (256 * int(each[-4]) + int(each[-3]) for each in (ours, scaled))
+        assert abs(one - two) < 128, "half a grey level"
+
+
+def test_small_things_on_an_even_ground_are_told_apart() -> None:
+    """All but a hundredth of the pixels are equal, so that percentiles say nothing."""
+    images = []
+    for place in (20, 120, 220):
+        image = np.zeros((HEIGHT, WIDTH), np.uint8)
+        image[50:60, place : place + 12] = 200
+        images.append(image)
+    assert pairs_of(images) == []
+    assert pairs_of([images[0], images[0][:, ::-1].copy()]) == [(0, 1)]
 
 
 def test_likeness_is_not_passed_on_along_a_slow_drift() -> None:

@@ -18,7 +18,7 @@ from maskbridge.training import Settings, train_run
 KEYS = {
     "approach", "options", "dataset", "fold", "seed", "versions", "device", "seconds", "peak_memory_mb",
     "trained_on", "thresholds", "weights_from", "parameters", "facts", "resumed", "truth_given",
-    "start_weights", "seen",
+    "start_weights", "seen", "bit_depth",
 }  # fmt: skip
 
 
