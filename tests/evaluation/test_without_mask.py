@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evaluation.leaderboard import evaluate_runs
 from evaluation.metrics import evaluate
 from maskbridge.approach import Detection, Prediction
 
@@ -10,8 +11,8 @@ JUDGED_BY_PIXELS = ("pixel", "instance", "instance_by_type", "mask", "detection_
 
 
 @pytest.fixture
-def metrics(masks, new_dataset, new_run, truth, tmp_path):
-    """Metrics with and without such an image, whose map, boxes and masks are all alarms."""
+def evaluations(masks, new_dataset, new_run, truth, tmp_path):
+    """Evaluations with and without such an image, whose map, boxes and masks are all alarms."""
     found = {}
     for name, items in (("without", masks), ("with", [*masks, (np.zeros((24, 36), np.uint8), "crack")])):
         dataset = new_dataset(tmp_path / name, items)
@@ -25,8 +26,13 @@ def metrics(masks, new_dataset, new_run, truth, tmp_path):
             noise = np.random.default_rng(0).uniform(0, 9, (24, 36)).astype(np.float32)
             predictions[-1] = Prediction(image_id=lost, score=0.0, map=noise, detections=[whole] * 3)
         run = new_run(tmp_path / f"{name}-run", dataset, predictions)
-        found[name] = evaluate(run, dataset, "test", samples=20).metrics
+        found[name] = evaluate(run, dataset, "test", samples=20)
     return found
+
+
+@pytest.fixture
+def metrics(evaluations):
+    return {name: evaluation.metrics for name, evaluation in evaluations.items()}
 
 
 @pytest.mark.parametrize("family", JUDGED_BY_PIXELS)
@@ -36,6 +42,13 @@ def test_no_figure_of_pixels_and_boxes_counts_it(metrics, family):
 
 
 def test_figures_of_images_count_it_as_a_defect(metrics):
-    assert metrics["with"]["images"]["defective"] == metrics["without"]["images"]["defective"] + 1
+    counts = metrics["without"]["images"]
+    assert metrics["with"]["images"] == {**counts, "defective": counts["defective"] + 1, "without_mask": 1}
     assert metrics["without"]["image"]["auroc"]["value"] == 1
     assert metrics["with"]["image"]["auroc"]["value"] < 1, "its score is that of a good image"
+
+
+def test_the_leaderboard_says_how_many_there_are(evaluations):
+    run = evaluations["with"].run
+    text = evaluate_runs([run.path], dataset=evaluations["with"].dataset.path, samples=20).markdown()
+    assert "12 good and 19 defective images, 1 of these without a mask: judged as images alone. In brackets" in text
