@@ -5,6 +5,7 @@ import pytest
 
 from evaluation.leaderboard import evaluate_runs
 from evaluation.metrics import evaluate
+from evaluation.pixel_metrics import PixelMetrics
 from maskbridge.approach import Detection, Prediction
 
 JUDGED_BY_PIXELS = ("pixel", "instance", "instance_by_type", "mask", "detection_rate_by_type")
@@ -21,7 +22,7 @@ def evaluations(masks, new_dataset, new_run, truth, tmp_path):
         if name == "with":
             [lost] = dataset.without_mask
             whole = Detection(
-                box_ltwh=(0, 0, 36, 24), score=0.99, category_id=1, segmentation=dataset.annotations[0]["segmentation"]
+                box_ltwh=(0, 0, 36, 24), score=1.5, category_id=1, segmentation=dataset.annotations[0]["segmentation"]
             )
             noise = np.random.default_rng(0).uniform(0, 9, (24, 36)).astype(np.float32)
             predictions[-1] = Prediction(image_id=lost, score=0.0, map=noise, detections=[whole] * 3)
@@ -39,6 +40,17 @@ def metrics(evaluations):
 def test_no_figure_of_pixels_and_boxes_counts_it(metrics, family):
     values = [{name: each["value"] for name, each in metrics[how][family].items()} for how in ("with", "without")]
     assert values[0] == values[1]
+
+
+def test_the_coarse_bins_of_intervals_and_folds_leave_it_out_too(evaluations):
+    values = []
+    for name in ("with", "without"):
+        view = evaluations[name].view
+        family = PixelMetrics(view, view.maps().value)
+        values.append({key: each.tolist() for key, each in family.values(np.ones((1, len(view.image_ids)))).items()})
+    for key, value in values[1].items():
+        np.testing.assert_allclose(values[0][key], value, atol=1e-3, err_msg=key)
+    assert values[1]["auroc"] == [1]
 
 
 def test_figures_of_images_count_it_as_a_defect(metrics):
