@@ -95,10 +95,12 @@ def markdown(dataset: str, part: str, tables: Sequence[Table], comparisons: dict
     """
     rows = [Row.of(each) for table in tables for each in table.evaluations]
     counts, spread = rows[0].metrics["images"], rows[0].metrics["intervals"]
+    unknown = counts.get("without_mask")
     lines = [
         f"# {_escaped(dataset)}, {part}",
         "",
-        f"{counts['good']} good and {counts['defective']} defective images. In brackets the 95 % "
+        f"{counts['good']} good and {counts['defective']} defective images"
+        f"{f', {unknown} of these without a mask: judged as images alone' if unknown else ''}. In brackets the 95 % "
         f"interval ({spread['samples']} bootstrap samples of {spread['groups']} groups of images).",
         "",
         *(line for table in tables for line in _table(table, comparisons)),

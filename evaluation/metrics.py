@@ -101,12 +101,17 @@ def evaluate(
             curves |= family.curves()
         if folds:
             by_fold[name] = _over_folds(family, folds)
+    unknown = len(dataset.without_mask & set(view.image_ids))  # judged as images, not by pixels and boxes
     metrics = {
         "part": part,
         "image_ids_sha256": image_ids_sha256(view.image_ids),
         "annotations_sha256": dataset.annotations_sha256,
         "truth_sha256": truth_sha256(dataset, view.image_ids),
-        "images": {"good": int((~defective).sum()), "defective": int(defective.sum())},
+        "images": {
+            "good": int((~defective).sum()),
+            "defective": int(defective.sum()),
+            **({"without_mask": unknown} if unknown else {}),
+        },
         "intervals": {"level": 0.95, "samples": samples, "seed": seed, "groups": len(np.unique(groups))},
         **families,
         **({"folds": by_fold} if folds else {}),

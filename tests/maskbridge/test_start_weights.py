@@ -25,6 +25,7 @@ from maskbridge.model_export import export_run
 from maskbridge.predictions import Run
 from maskbridge.start_weights import seen_by, seen_in, shared_images, start_from
 from maskbridge.training import Settings, train_run
+from maskbridge.weights import find_weights, local_weights
 
 LEAK = "start weights have seen images that this fold is judged by"
 TENSORS = {"layer": torch.arange(12.0).reshape(3, 4), "bias": torch.ones(5)}
@@ -374,3 +375,10 @@ def test_a_file_that_may_not_be_read_is_one_line(starts, tmp_path, monkeypatch):
     monkeypatch.setattr(start_weights, "sha256_file", closed)
     with pytest.raises(WeightsError, match=r"mine.pt: cannot be read; found Permission denied"):
         starts("one", weights=tmp_path / "mine.pt")
+
+
+def test_a_name_that_no_file_can_have_is_not_there():
+    for name in ("x" * 5000, "absent.pt"):
+        assert local_weights(name, ["any"]) == []
+        with pytest.raises(WeightsError, match="no such file"):
+            find_weights(name, names=["any"], what="weights")

@@ -138,9 +138,16 @@ def test_perfect_maps_give_all_three_thresholds(tmp_path):
 def test_a_defect_image_without_a_mask_counts_by_its_score_alone(tmp_path):
     """Whether its map and detections are right, nobody can tell."""
     masks = masks_of_two_defects()
-    found = [Prediction(image_id=i, score=float(m.any()), map=m.astype(np.float32),
-                        detections=[Detection(box_ltwh=(2, 3, 4, 5), score=0.9)] if m.any() else [])
-             for i, m in enumerate(masks, start=1)]  # fmt: skip
+    boxes = {1: [(4, 5, 5, 7)], 3: [(5, 4, 7, 5)]}
+    found = [
+        Prediction(
+            image_id=i,
+            score=float(mask.any()),
+            map=mask.astype(np.float32),
+            detections=[Detection(box_ltwh=box, score=0.9) for box in boxes.get(i, [])],
+        )
+        for i, mask in enumerate(masks, start=1)
+    ]
     run, dataset = run_with(tmp_path / "plain", found), dataset_of(masks, tmp_path)
     plain = fold_thresholds(run, dataset)
     lost = len(masks) + 1
@@ -149,11 +156,12 @@ def test_a_defect_image_without_a_mask_counts_by_its_score_alone(tmp_path):
     longer = dataclasses.replace(dataset, images=(*dataset.images, extra), splits=splits)
     assert longer.without_mask == {lost}
     noise = np.random.default_rng(0).uniform(0, 3, masks[0].shape).astype(np.float32)
-    alarms = [Detection(box_ltwh=(x, 1, 3, 4), score=0.9 + x / 1000) for x in range(12)]
+    alarms = [Detection(box_ltwh=(x, 1, 3, 4), score=0.4 + x / 1000) for x in range(12)]
     found.append(Prediction(image_id=lost, score=0.25, map=noise, detections=alarms))
     entries = fold_thresholds(run_with(tmp_path / "longer", found), longer)
     assert entries["pixel"] == plain["pixel"]
     assert entries["detection"] == plain["detection"]
+    assert plain["detection"]["value"] == 0.9
     assert (plain["image"]["value"], entries["image"]["value"]) == (0.5, 0.125), "it is a defect by its score"
 
 
