@@ -19,7 +19,7 @@ from finetune._sam_model import Model, build
 from maskbridge.errors import WeightsError
 from maskbridge.files import read_json, write_bytes, write_json
 from maskbridge.progress import say
-from maskbridge.weights import AUTO, NONE, Download, find_backbone, find_local, find_weights
+from maskbridge.weights import AUTO, NONE, Download, find_backbone, find_local, find_weights, stated_download
 
 if TYPE_CHECKING:
     from finetune.sam import Config
@@ -197,17 +197,12 @@ def load_backbone(model: Model, path: Path) -> None:
 
 
 def backbone_download(backbone: str) -> Download | None:
-    """Torchvision's own pinned download of a backbone's weights; None where it has none."""
+    """What fetches torchvision's weights of a backbone; None where it has none."""
     try:
         weights = models.get_model_weights(backbone).DEFAULT
     except (ValueError, AttributeError):
         return None
-
-    def download(folder: Path) -> Path:
-        weights.get_state_dict(check_hash=True, model_dir=str(folder))
-        return folder / str(weights.url).rsplit("/", 1)[-1]
-
-    return download
+    return stated_download(weights.url)
 
 
 def _under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

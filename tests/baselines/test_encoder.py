@@ -17,7 +17,7 @@ NAME = "shufflenet_v2_x0_5"
 
 
 def test_no_backbone_is_no_encoder() -> None:
-    assert start_encoder("deep-svdd", EncoderConfig(), 0) is None
+    assert start_encoder("deep-svdd", EncoderConfig(), 64, 0) is None
     assert blank_encoder(None) is None
 
 
@@ -28,7 +28,7 @@ def test_weights_without_a_backbone_are_refused(module) -> None:
 
 
 def test_the_encoder_is_told_and_can_be_trained(capsys) -> None:
-    backbone = start_encoder("deep-svdd", EncoderConfig(backbone=NAME, backbone_weights="none"), 0)
+    backbone = start_encoder("deep-svdd", EncoderConfig(backbone=NAME, backbone_weights="none"), 64, 0)
     assert backbone is not None
     assert all(parameter.requires_grad for parameter in backbone.network.parameters())
     assert capsys.readouterr().err == f"deep-svdd: encoder {NAME}, weights from none\n"
@@ -40,7 +40,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     safetensors.torch.save_file(state, tmp_path / f"{NAME}.safetensors")
     config = EncoderConfig(backbone=NAME, backbone_weights=str(tmp_path / f"{NAME}.safetensors"))
     with pytest.raises(WeightsError, match=r"has values that are not finite; found conv1\.0\.weight"):
-        start_encoder("autoencoder", config, 0)
+        start_encoder("autoencoder", config, 64, 0)
 
 
 def test_images_are_normalised_by_the_networks_own_numbers() -> None:
