@@ -60,3 +60,40 @@ def test_a_network_for_several_gpus_computes_the_same(name: str) -> None:
         found = _synchronised(network, fabric).eval()(images)  # type: ignore[arg-type]
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in network.modules())
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("module", [deep_svdd, autoencoder], ids=["deep_svdd", "autoencoder"])
+def test_a_pretrained_encoder_sees_normalised_images_in_training_and_in_prediction(
+    module, work: SimpleNamespace, monkeypatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watched(make):
+        def start(*arguments):
+            backbone = make(*arguments)
+            backbone.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+            return backbone
+
+        return start
+
+    monkeypatch.setattr(module, "start_encoder", watched(start_encoder))
+    monkeypatch.setattr(module, "blank_encoder", watched(blank_encoder))
+    config = module.Config(backbone=NAME, backbone_weights="none", image_size=64, epochs=1, batch_size=8)
+
+    def images() -> list[torch.Tensor]:
+        """What was seen, as grey levels; the networks are also tried on an image of zeros to see their sizes."""
+        mean, deviation = (
+            torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
+        return [255 * (each * deviation + mean) for each in seen if each.any()]
+
+    work.train(module, config)
+    assert sum(len(each) for each in images()) >= 20
+    trained = len(seen)
+    work.predictions(module, config)
+    assert len(seen) >= trained + 10
+    for grey in images():
+        assert grey.min() > -0.01
+        assert grey.max() < 255.01
+        assert grey.mean() > 60
+        torch.testing.assert_close(grey, grey.round(), atol=1e-3, rtol=0)
