@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from baselines import _anomalies, _gan
-from baselines._anomalies import LEAST_SHARE, VISIBLE, maker, perlin, visible_change
+from baselines._anomalies import maker, perlin, visible_change
 from baselines._loop import LoopConfig, in_processes
 from maskbridge.approach import Context
 from maskbridge.errors import MaskbridgeError
@@ -34,9 +34,9 @@ def test_what_changed_lies_in_the_mask_and_nothing_outside_it_has(method: str, p
         assert changed.dtype == mask.dtype == np.uint8
         assert set(np.unique(mask)) == {0, 1}
         np.testing.assert_array_equal(changed[mask == 0], photo[mask == 0])
-        assert cv2.absdiff(changed, photo).max() > VISIBLE
+        assert cv2.absdiff(changed, photo).max() > 12
         _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        assert stats[1:, cv2.CC_STAT_AREA].min() >= LEAST_SHARE * mask.size
+        assert stats[1:, cv2.CC_STAT_AREA].min() >= mask.size / 2000
         masks.append(mask)
     assert len({mask.tobytes() for mask in masks}) == len(masks)
 
@@ -61,9 +61,9 @@ def test_images_of_any_size_are_changed_in_place_of_themselves(method: str, size
 
 def test_faint_changes_and_specks_are_undone(photo: np.ndarray) -> None:
     changed = photo.astype(np.int64)
-    changed[10:30, 10:40] += VISIBLE
+    changed[10:30, 10:40] += 12
     changed[50, 60] += 80
-    changed[60:80, 100:120] -= VISIBLE + 1
+    changed[60:80, 100:120] -= 13
     some, mask = visible_change(photo, np.clip(changed, 0, 255).astype(np.uint8))
     assert mask.sum() == mask[60:80, 100:120].sum() == 400
     np.testing.assert_array_equal(some[:55], photo[:55])
