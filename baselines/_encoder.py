@@ -1,6 +1,6 @@
 """A pretrained backbone that is trained on: its options, and its start.
 
-backbone = start_encoder("deep-svdd", config, context.seed)         # None: the approach's own small network
+backbone = start_encoder("deep-svdd", config, 224, context.seed)    # None: the approach's own small network
 normalised(images, backbone)                                        # N x 3 x S x S, [0, 1] -> what it takes
 """
 
@@ -27,7 +27,8 @@ class EncoderConfig:
     """torchvision or timm name of a pretrained encoder; auto: resnet18, or the torchvision one whose weights are at
     hand; none: the small network of the paper, from scratch"""
     backbone_weights: str = "auto"
-    """weights the encoder starts from: a file, auto (weights folder, cache, download), or none (random)"""
+    """weights the encoder starts from: a file, auto (weights folder, cache, else a download checked
+    by the 8 digits of its SHA-256 that its publisher states), or none (random)"""
 
     def __post_init__(self) -> None:
         """Refuse weights of no network."""
@@ -43,8 +44,14 @@ class EncoderConfig:
         return local_backbone(choose_backbone(self.backbone, self.backbone_weights), self.backbone_weights)
 
 
-def start_encoder(approach: str, config: EncoderConfig, seed: int) -> Backbone | None:
+def start_encoder(approach: str, config: EncoderConfig, image_size: int, seed: int) -> Backbone | None:
     """The backbone as it is before training, its parameters free; told on standard error.
+
+    Args:
+        approach: Its name.
+        config: Options.
+        image_size: Side of the images that it will be given, in pixels.
+        seed: Seed of random initialisation.
 
     Raises:
         MaskbridgeError: When it cannot be had.
@@ -52,7 +59,7 @@ def start_encoder(approach: str, config: EncoderConfig, seed: int) -> Backbone |
     if config.backbone == NONE:
         return None
     name = choose_backbone(config.backbone, config.backbone_weights)
-    backbone = load_backbone(name, config.backbone_weights, seed=seed)
+    backbone = load_backbone(name, config.backbone_weights, seed=seed, image_size=image_size)
     say_once(f"{approach}: encoder {name}, weights from {backbone.weights_from}")
     broken = [key for key, tensor in backbone.network.state_dict().items() if not tensor.isfinite().all()]
     if broken:

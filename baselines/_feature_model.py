@@ -42,7 +42,8 @@ class BackboneConfig:
     backbone: str = "auto"
     """torchvision or timm name of the network; auto: resnet18, or the torchvision one whose weights are at hand"""
     backbone_weights: str = "auto"
-    """weights of the backbone: a file, auto (weights folder, cache, download), or none (random)"""
+    """weights of the backbone: a file, auto (weights folder, cache, else a download checked
+    by the 8 digits of its SHA-256 that its publisher states), or none (random)"""
     image_size: int = 256
     """side of the square the images are resized to, in pixels"""
 
@@ -63,7 +64,7 @@ def start(approach: str, data: TrainData, config: BackboneConfig, context: Conte
     """
     require_training_images(data)
     name = choose_backbone(config.backbone, config.backbone_weights)
-    backbone = load_backbone(name, config.backbone_weights, seed=context.seed)
+    backbone = load_backbone(name, config.backbone_weights, seed=context.seed, image_size=config.image_size)
     say_once(f"{approach}: backbone {name}, weights from {backbone.weights_from}")
     return backbone
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 #: Goes into the cache's folder name; to be raised when the way from image to feature changes.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 BATCH_SIZE = 16
 
 

@@ -171,7 +171,7 @@ def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, co
     import torch
 
     device = fabric.device
-    backbone = start_encoder("autoencoder", config, context.seed)
+    backbone = start_encoder("autoencoder", config, config.image_size, context.seed)
     images = load_images(data.dataset, data.train, config.image_size, context)
     held_out_ids = [i for i in data.val if data.dataset.image_by_id[i].is_good]
     held_out = load_images(data.dataset, held_out_ids, config.image_size, context)

@@ -209,7 +209,7 @@ def _train(fabric: Fabric, data: TrainData, weights: Path, *, config: Config, co
     import torch
 
     device = fabric.device
-    backbone = start_encoder("deep-svdd", config, context.seed)
+    backbone = start_encoder("deep-svdd", config, config.image_size, context.seed)
     images = load_images(data.dataset, data.train, config.image_size, context)
     torch.manual_seed(context.seed)
     network = build_network(config, backbone).to(device).to(memory_format=torch.channels_last)

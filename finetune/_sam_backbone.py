@@ -19,6 +19,7 @@ from maskbridge.errors import OptionError
 EMBEDDING_CHANNELS = 256
 #: Stride of the embedding.
 PATCH = 16
+_EXPECTED = "a torchvision classifier such as mobilenet_v2 or resnet18"
 #: What follows the feature layers of a torchvision classifier.
 _HEADS = ("avgpool", "fc", "classifier", "head", "heads")
 
@@ -64,11 +65,9 @@ def _neck(channels: int) -> nn.Sequential:
 
 
 def _stages(backbone: str) -> nn.Sequential:
-    try:
-        network = models.get_model(backbone, weights=None)
-    except ValueError as error:
-        known = "a torchvision classifier such as mobilenet_v2 or resnet18"
-        raise OptionError("--backbone is not known", found=backbone, expected=known) from error
+    if backbone not in models.list_models(module=models):  # detectors fetch weights of their own
+        raise OptionError("--backbone is not known", found=backbone, expected=_EXPECTED)
+    network = models.get_model(backbone, weights=None)
     if isinstance(getattr(network, "features", None), nn.Sequential):
         return cast(nn.Sequential, network.features)
     layers = {name: layer for name, layer in network.named_children() if name not in _HEADS}
@@ -77,15 +76,23 @@ def _stages(backbone: str) -> nn.Sequential:
 
 def _strides(stages: nn.Sequential, backbone: str) -> tuple[int, int, int]:
     """Index of the last stage at stride 8, of the last at stride 16, channels of the trunk's output."""
-    x = torch.zeros(1, 3, 64, 64)
+    height, width = 64, 96  # unequal, so that neither can be taken for channels
+    x = torch.zeros(1, 3, height, width)
     last: dict[int, tuple[int, int]] = {}
     stages.eval()
     with torch.no_grad():
         for index, stage in enumerate(stages):
-            x = stage(x)
-            if x.shape[2] < 64 // PATCH:
+            try:
+                x = stage(x)
+            except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+                raise OptionError("--backbone is no chain of layers", found=backbone, expected=_EXPECTED) from error
+            stride = height // x.shape[2] if x.ndim == 4 else 0
+            if x.ndim == 4 and x.shape[2] < height // PATCH:
                 break
-            last[64 // x.shape[2]] = (index, x.shape[1])
+            if not stride or x.shape[2:] != (height // stride, width // stride):
+                found = f"{backbone}: {' x '.join(map(str, x.shape[1:]))} of {height} x {width} pixels"
+                raise OptionError("--backbone has other maps than channels first", found=found, expected=_EXPECTED)
+            last[stride] = (index, x.shape[1])
     if not {8, 16} <= set(last):
         raise OptionError("--backbone has no strides 8 and 16", found=f"{backbone}: {sorted(last)}")
     return last[8][0], last[16][0], 4 * last[8][1] + last[16][1]

@@ -30,6 +30,7 @@ from maskbridge.weights import (
     find_weights,
     local_backbone,
     local_weights,
+    stated_download,
 )
 
 if TYPE_CHECKING:
@@ -213,21 +214,12 @@ def load_backbone(model: Model, path: Path) -> None:
 
 
 def backbone_download(backbone: str) -> Download | None:
-    """Torchvision's own download of a backbone's weights, checked by the digits in its name; None where it has none."""
+    """What fetches torchvision's weights of a backbone; None where it has none."""
     try:
         weights = models.get_model_weights(backbone).DEFAULT
     except (ValueError, AttributeError):
         return None
-
-    def download(folder: Path) -> Path:
-        say(f"fetching {weights.url} into {folder}, checked by the 8 digits of its SHA-256 that torchvision states")
-        try:
-            weights.get_state_dict(check_hash=True, progress=False, model_dir=str(folder))
-        except RuntimeError as error:
-            raise WeightsError("the download cannot be used", where=weights.url, found=str(error)) from error
-        return folder / str(weights.url).rsplit("/", 1)[-1]
-
-    return download
+    return stated_download(weights.url)
 
 
 def _under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Config:
     """Torchvision network of the arch backbone."""
 
     backbone_weights: str = AUTO
-    """Weights of the backbone: a file, auto or none (random)."""
+    """Weights of the backbone: a file, auto (weights folder, cache, else a download checked by the 8 digits of its
+    SHA-256 that its publisher states) or none (random)."""
 
     image_size: int = 384
     """Longest side that images are resized to, pixels; the official models always take 1024."""

@@ -22,9 +22,8 @@ RULE = (
     "labelled images outside the test part; train: the remainder and the source's training part, without images "
     "that share a group with val or test"
 )
+#: Of three images outside the test part this is one already, so that a type of three is always represented.
 VAL_SHARE = 0.25
-#: From this many images outside the test part on, a type is always represented in `val`.
-VAL_NEEDS = 3
 
 
 def make_splits(
@@ -105,7 +104,7 @@ def _take_val(images: Sequence[Image], rng: np.random.Generator) -> list[Image]:
     taken: Counter[str] = Counter()
     chosen: list[Image] = []
     for defect_type, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
-        wanted = max(round(count * VAL_SHARE), 1 if count >= VAL_NEEDS else 0)
+        wanted = round(count * VAL_SHARE)
         candidates = [g for g in order if any(image.defect_type == defect_type for image in groups[g])]
         while taken[defect_type] < wanted and candidates:
             missing = wanted - taken[defect_type]

@@ -4,13 +4,15 @@
     find_backbone("mobilenet_v2", "none")                                                          # -> None
 
 Looked up in this order: a path given as the option; the folder `MASKBRIDGE_WEIGHTS`; the cache
-(`MASKBRIDGE_CACHE`, else `~/.cache/maskbridge`); a download with a pinned SHA-256, or the library's own.
+(`MASKBRIDGE_CACHE`, else `~/.cache/maskbridge`); a download with a pinned SHA-256, of which torchvision and timm state
+the first eight digits alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,14 @@ AUTO, NONE = "auto", "none"
 WEIGHTS_VARIABLE = "MASKBRIDGE_WEIGHTS"
 CACHE_VARIABLE = "MASKBRIDGE_CACHE"
 
+#: A file whose name holds the first digits of its SHA-256, eight as a rule, and nobody states the others: the
+#: convention of https://docs.pytorch.org/docs/stable/hub.html, which torchvision and timm's releases keep to.
+_NAMED_HASH = re.compile(r"https://.*-([0-9a-f]{8,64})\.pth")
 _SUFFIXES = (".pt", ".pth", ".safetensors")
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 60
 
-#: Fetches a file that has a pinned hash into the folder it is given, and returns where it lies.
+#: Fetches a file whose hash, or its first digits, are known into the folder it is given, and returns where it lies.
 Download = Callable[[Path], Path]
 
 
@@ -85,7 +90,7 @@ def find_backbone(
         backbone: Name of the architecture, with or without timm's `tf_` prefix. A file whose name starts with
             it, again with or without that prefix, is its weights.
         option: What the user gave: `auto`, `none` or a path.
-        download: The library's own pinned download, tried when no folder has the file. It is called with the
+        download: What fetches the library's own file, tried when no folder has the file. It is called with the
             cache folder; what it leaves there under the backbone's name is found the next time.
         remedy: The alternative an error names.
 
@@ -130,7 +135,8 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
 
     Args:
         url: Address of the file; its last part becomes the file's name.
-        sha256: Expected hash, 64 hexadecimal digits.
+        sha256: Expected hash: 64 hexadecimal digits, or the first ones, eight at least, where its publisher states no
+            more. Eight find a damaged file or another one, not one that was forged with care.
         folder: Where to put it; made if missing.
 
     Returns:
@@ -143,6 +149,8 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     import http.client
     import urllib.request
 
+    if not re.fullmatch("[0-9a-f]{8,64}", sha256):
+        raise ValueError("a pinned SHA-256 has 8 to 64 hexadecimal digits")
     path = folder / url.rsplit("/", 1)[-1]
     digest = hashlib.sha256()
     try:
@@ -151,7 +159,7 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
             for block in track(_blocks(response), f"fetching {path.name} (MB)", total=blocks or None):
                 digest.update(block)
                 file.write(block)
-            if digest.hexdigest() != sha256:
+            if not digest.hexdigest().startswith(sha256):
                 raise WeightsError(
                     "the download has another SHA-256 and was thrown away",
                     where=url,
@@ -161,6 +169,28 @@ def fetch(url: str, sha256: str, folder: Path) -> Path:
     except http.client.HTTPException as error:
         raise OSError(f"{url} does not answer in HTTP: {error!r}") from error
     return path
+
+
+def stated_download(url: str) -> Download | None:
+    """What fetches a file whose publisher states digits of its SHA-256 in its name alone; says so.
+
+    Args:
+        url: Address of the file.
+
+    Returns:
+        None where there are no such digits: then there is nothing to check it by.
+    """
+    named = _NAMED_HASH.fullmatch(url)
+    if named is None:
+        return None
+    digits = named[1]
+
+    def download(folder: Path) -> Path:
+        checked = f"checked by {len(digits)} of the 64 digits of its SHA-256, all that its publisher states"
+        say(f"fetching {url} into {folder}, {checked}")
+        return fetch(url, digits, folder)
+
+    return download
 
 
 def _find(

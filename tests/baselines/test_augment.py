@@ -52,3 +52,35 @@ def test_the_seed_decides(images: torch.Tensor) -> None:
 def test_impossible_options_are_refused(bad) -> None:
     with pytest.raises(OptionError, match="cannot be used"):
         AugmentConfig(**bad)
+
+
+def test_a_crop_keeps_the_share_that_was_asked_for_and_its_shape() -> None:
+    """Ramps over the width and over the height say what part of them is left."""
+    torch.manual_seed(1)
+    ramp = torch.linspace(0, 1, 64)
+    image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64)])
+    seen = view(image.expand(40, 3, 64, 64), AugmentConfig(crop=0.5))
+    width, height = (seen[:, c].amax(dim=(1, 2)) - seen[:, c].amin(dim=(1, 2)) for c in (0, 1))
+    assert (width * height).min() > 0.45
+    assert (width * height).min() < 0.7
+    torch.testing.assert_close(width, height, atol=0.02, rtol=0)
+    assert (seen[:, 0, :, -1] > seen[:, 0, :, 0]).all(), "nothing is mirrored"
+    assert (seen[:, 1, -1] > seen[:, 1, 0]).all()
+
+
+def test_colours_change_by_the_share_that_was_asked_for_at_most() -> None:
+    torch.manual_seed(1)
+    seen = view(torch.full((60, 3, 8, 12), 0.5), AugmentConfig(colour=0.3)) / 0.5
+    assert 0.699 < seen.min() < 0.8
+    assert 1.2 < seen.max() < 1.301
+
+
+def test_a_rotation_turns_by_no_more_than_its_degrees() -> None:
+    torch.manual_seed(1)
+    ramp = torch.linspace(0, 1, 64)
+    image = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64)])
+    seen = view(image.expand(40, 3, 64, 64), AugmentConfig(rotation=20.0))[:, 0, 24:40, 24:40]
+    down, right = seen[:, -1, 8] - seen[:, 0, 8], seen[:, 8, -1] - seen[:, 8, 0]
+    degrees = torch.rad2deg(torch.atan2(down, right))
+    assert 12 < degrees.max() < 21
+    assert -21 < degrees.min() < -12

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from baselines import balanced_softmax
 from baselines.balanced_softmax import fit_head, probabilities
-from maskbridge.approach import TrainData
+from maskbridge.approach import PredictData, TrainData
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError
 
@@ -97,3 +100,30 @@ def test_a_training_part_with_nothing_to_tell_apart_is_refused_before_any_work(d
     with pytest.raises(MaskbridgeError, match="fold 0 has nothing to tell apart") as error:
         balanced_softmax.check(data, dataclasses.replace(CONFIG))
     assert found in str(error.value)
+
+
+def test_types_are_called_by_the_names_of_the_dataset_whatever_their_order(
+    dataset: Dataset, context, tmp_path: Path
+) -> None:
+    """Categories stand as stain, crack; types are learned as good, crack, stain."""
+    folder = shutil.copytree(dataset.path, tmp_path / "two types")
+    text = (folder / "annotations.json").read_text()
+    coco = json.loads(text)
+    coco["categories"] = [
+        {"id": n, "name": name, "supercategory": "stripes"} for n, name in ((1, "stain"), (2, "crack"))
+    ]
+    kinds = {27: "crack", 28: "stain", 29: "crack", 30: "stain"}
+    for image in coco["images"]:
+        if image["id"] in kinds:
+            image["origin"] = f"test/{kinds[image['id']]}"
+    for annotation in coco["annotations"]:
+        annotation["category_id"] = 1 if kinds[annotation["image_id"]] == "stain" else 2
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    changed, ids = Dataset.open(folder), (1, 2, 3, 27, 28, 29, 30)
+    config = dataclasses.replace(CONFIG, penalty=1e-6)
+    data = TrainData(dataset=changed, train=ids, val=(), fold="official")
+    trained = balanced_softmax.train(data, config, tmp_path / "run", context)
+    assert trained.facts["images_by_type"] == {"good": 3, "crack": 2, "stain": 2}
+    asked = PredictData(dataset=changed, image_ids=ids, fold="official", part="test")
+    told = {p.image_id: p.type for p in balanced_softmax.predict(asked, config, tmp_path / "run", context)}
+    assert told == {1: "good", 2: "good", 3: "good", **kinds}

@@ -13,6 +13,7 @@ from torchvision import models
 from baselines import _features, knn
 from baselines._backbones import load_backbone
 from baselines._features import features, pooled
+from baselines._torch import read_square, to_tensor
 from maskbridge.dataset import Dataset
 from maskbridge.errors import MaskbridgeError
 
@@ -119,3 +120,21 @@ def test_prediction_needs_the_checkpoint_alone(work: SimpleNamespace, weights: P
     assert work.train(knn, config).weights_from == f"{NAME}.pth"
     (weights / f"{NAME}.pth").unlink()
     assert auroc(work.predictions(knn, config)) > 0.9
+
+
+def test_an_image_is_read_in_red_green_and_blue(dataset: Dataset, context, tmp_path: Path) -> None:
+    """Red on the left, blue on the right, as OpenCV writes them the other way round; and so a backbone sees them."""
+    dataset = Dataset.open(shutil.copytree(dataset.path, tmp_path / "colours"))
+    picture = np.zeros((48, 80, 3), np.uint8)
+    picture[:, :40], picture[:, 40:] = (10, 20, 230), (200, 40, 5)
+    cv2.imwrite(str(dataset.image_path(1)), picture)
+    square = read_square(dataset, 1, 32)
+    assert square.shape == (32, 32, 3)
+    assert (square[:, :16] == (230, 20, 10)).all()
+    assert (square[:, 16:] == (5, 40, 200)).all()
+    tensor = to_tensor(square[None], torch.device("cpu"))
+    torch.testing.assert_close(tensor[0, :, 3, 4] * 255, torch.tensor([230.0, 20.0, 10.0]))
+    backbone = load_backbone(NAME, "none", seed=0)
+    [feature] = features(backbone, dataset, (1,), 32, context)
+    expected = backbone.maps(torch.from_numpy(square.transpose(2, 0, 1)[None] / np.float32(255)))
+    np.testing.assert_allclose(feature.pooled[32], expected[32].mean(dim=(2, 3))[0], rtol=1e-4, atol=1e-5)

@@ -165,3 +165,56 @@ def test_each_trains_in_two_processes(module, options, dataset, context: Context
         test = PredictData(dataset=dataset, image_ids=ids, fold="official", part="test")
         assert len(list(module.predict(test, config, tmp_path / f"weights{devices}", context))) == len(ids)
     assert losses[1] == pytest.approx(losses[0], rel=0.3)
+
+
+def test_each_epoch_sees_every_row_once_in_an_order_of_its_own(context: Context) -> None:
+    def work(fabric, *, config, context):
+        network, seen = torch.nn.Linear(1, 1).eval(), []
+
+        def losses(networks, rows):
+            assert network.training
+            seen.append(rows.tolist())
+            return networks[0](POINTS[rows]).square().mean(dim=1)
+
+        optimise(fabric, [Player(network, losses)], len(POINTS), "order", config, context)
+        return seen
+
+    def epochs(seed: int) -> list[list[int]]:
+        batches = in_processes(work, config=CONFIG, context=dataclasses.replace(context, seed=seed))
+        assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 1] * 6
+        return [[row for batch in batches[start : start + 6] for row in batch] for start in range(0, 36, 6)]
+
+    orders = epochs(5)
+    assert all(sorted(order) == list(range(21)) for order in orders)
+    assert len(set(map(tuple, [*orders, *epochs(6), list(range(21))]))) == 13
+    assert epochs(5) == orders
+
+
+def test_a_step_is_adams_with_the_players_own_numbers(context: Context) -> None:
+    options = {"lr": 0.05, "betas": (0.5, 0.9), "weight_decay": 0.1}
+    start = torch.tensor([[0.3]]), torch.tensor([-0.2])
+
+    def loss(network, rows):
+        return (network(POINTS[rows]) - 2 * POINTS[rows]).square().mean(dim=1)
+
+    def new() -> torch.nn.Linear:
+        network = torch.nn.Linear(1, 1)
+        network.load_state_dict(dict(zip(("weight", "bias"), start, strict=True)))
+        return network
+
+    def work(fabric, *, config, context):
+        network = new()
+        player = Player(network, lambda networks, rows: loss(networks[0], rows), betas=options["betas"])
+        optimise(fabric, [player], len(POINTS), "adam", config, context)
+        return {key: value.clone() for key, value in network.state_dict().items()}
+
+    config = LoopConfig(epochs=4, batch_size=21, learning_rate=options["lr"], weight_decay=options["weight_decay"])
+    found = in_processes(work, config=config, context=context)
+    expected = new()
+    optimizer = torch.optim.Adam(expected.parameters(), **options)
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss(expected, torch.arange(21)).mean().backward()
+        optimizer.step()
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found[key], value)

@@ -12,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import _coreset, _patches, padim, patchcore
-from baselines._features import Features
+from baselines._feature_model import reopen
+from baselines._features import Features, features
+from baselines._maps import enlarge
+from maskbridge.approach import Context
+from maskbridge.dataset import Dataset
 from maskbridge.errors import OptionError
 
 BACKBONE = {"backbone": "shufflenet_v2_x0_5", "backbone_weights": "none", "image_size": 64}
@@ -90,8 +94,11 @@ def test_a_coreset_that_is_no_size_is_refused(option: str) -> None:
 
 
 def test_the_image_score_by_hand() -> None:
-    """A patch at 3 whose nearest of 3 kept ones is 0; weight 1 - e^3 / (e^3 + e^4 + e^5)."""
-    bank = torch.tensor([[0.0], [-1.0], [-2.0]])
+    """A patch at 3 whose nearest of 5 kept ones is 0; weight 1 - e^3 / (e^3 + e^4 + e^5).
+
+    The three nearest to that one are 0, -1 and -2; those nearest to the patch itself would be 0, 6.5 and -1.
+    """
+    bank = torch.tensor([[-1.0], [6.5], [0.0], [30.0], [-2.0]])
     measure = patchcore._measure(3, {"bank": bank})
     low, score = measure(torch.tensor([[[3.0], [0.5]]]))
     np.testing.assert_allclose(low, [[3.0, 0.5]])
@@ -131,7 +138,7 @@ def test_padim_is_the_mahalanobis_distance_of_each_place() -> None:
     for y in range(2):
         for x in range(3):
             seen = images[:, y, x][:, chosen].astype(np.float64)
-            covariance = np.cov(seen.T) + padim.REGULARISATION * np.eye(4)
+            covariance = np.cov(seen.T) + 0.01 * np.eye(4)
             away = other[y, x, chosen] - seen.mean(axis=0)
             assert float(low[y, x]) == pytest.approx(np.sqrt(away @ np.linalg.inv(covariance) @ away), rel=1e-4)
 
@@ -156,3 +163,47 @@ def test_a_stride_that_the_backbone_has_not_is_refused(module, work: SimpleNames
         work.train(module, module.Config(**BACKBONE, strides=("8", "7")))
     with pytest.raises(OptionError, match="--strides cannot be used"):
         module.Config(strides=("layer2",))
+
+
+def test_patches_of_padim_are_whole_and_those_of_patchcore_smooth() -> None:
+    """Of a coarse map one place covers 2 x 2 of the fine one: the same four times, or interpolated between means."""
+    coarse = np.arange(1, 7, dtype=np.float16).reshape(1, 2, 3)
+    row = Features(image_id=1, pooled={}, maps={16: coarse, 8: np.zeros((1, 4, 6), np.float16)}, seconds=0)
+    whole = _patches.embed(row, torch.device("cpu"), local=False)[..., 1]
+    np.testing.assert_array_equal(whole, coarse[0].repeat(2, axis=0).repeat(2, axis=1))
+    smooth = _patches.embed(row, torch.device("cpu"), local=True)[..., 1]
+    means = np.array([[12, 21, 16], [12, 21, 16]]) / 9  # zeros around
+    np.testing.assert_allclose(
+        smooth[0], [means[0, 0], *np.interp([0.25, 0.75, 1.25, 1.75], [0, 1, 2], means[0]), means[0, 2]], rtol=1e-5
+    )
+
+
+def patches_of(work: SimpleNamespace, dataset: Dataset, context: Context, ids: tuple[int, ...], *, local: bool):
+    backbone, model = reopen(work.folder)
+    rows = features(backbone, dataset, ids, 64, context, strides=(8, 16))
+    return [_patches.embed(row, torch.device("cpu"), local=local) for row in rows], model
+
+
+def test_patchcore_learns_and_measures_patches_averaged_with_their_neighbours(
+    work: SimpleNamespace, dataset: Dataset, context: Context
+) -> None:
+    config = patchcore.Config(**BACKBONE, coreset="1000000", blur=0.0)
+    work.train(patchcore, config, train=(1, 2))
+    patches, model = patches_of(work, dataset, context, (1, 2), local=True)
+    expected = torch.cat([each.reshape(-1, each.shape[-1]) for each in patches]).half().float().numpy()
+    np.testing.assert_array_equal(np.unique(model["bank"], axis=0), np.unique(expected, axis=0))
+    same, other = work.predictions(patchcore, config, image_ids=(2, CHIP))
+    assert same.map.max() < 0.01 * other.map.max()
+
+
+def test_padim_learns_and_measures_patches_as_they_are(
+    work: SimpleNamespace, dataset: Dataset, context: Context
+) -> None:
+    config = padim.Config(**BACKBONE, strides=("8", "16"), blur=0.0)
+    work.train(padim, config, train=(1, 2, 3))
+    patches, model = patches_of(work, dataset, context, (1, 2, 3, CHIP), local=False)
+    means = torch.stack(patches[:3]).half().float().mean(dim=0)[..., model["chosen"]]
+    np.testing.assert_allclose(model["means"], means.reshape(model["means"].shape), atol=1e-5)
+    low, _ = padim._measure({key: torch.from_numpy(value) for key, value in model.items()})(patches[3])
+    [prediction] = work.predictions(padim, config, image_ids=(CHIP,))
+    np.testing.assert_allclose(prediction.map, enlarge(low.numpy(), 64), rtol=1e-3, atol=1e-2)

@@ -146,9 +146,34 @@ def test_a_size_off_the_grid_is_refused(image_size):
         _sam_model.build("tiny", backbone="", image_size=image_size)
 
 
-def test_an_unknown_backbone_is_refused():
-    with pytest.raises(OptionError, match="--backbone is not known; found nonet"):
-        _sam_model.build("backbone", backbone="nonet", image_size=64)
+@pytest.mark.parametrize("name", ["nonet", "fasterrcnn_mobilenet_v3_large_fpn", "fcn_resnet50", "raft_small"])
+def test_a_backbone_that_is_no_classifier_is_refused(name):
+    with pytest.raises(OptionError, match=f"--backbone is not known; found {name}; expected a torchvision classifier"):
+        _sam_model.build("backbone", backbone=name, image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("swin_t", "has other maps than channels first; found swin_t: 16 x 24 x 96 of 64 x 96 pixels"),
+        ("vit_b_16", "is no chain of layers; found vit_b_16"),
+        ("maxvit_t", "is no chain of layers; found maxvit_t"),
+        ("squeezenet1_1", "has "),
+    ],
+)
+def test_a_backbone_that_would_be_read_wrongly_is_refused(name, why):
+    with pytest.raises(OptionError, match=f"--backbone {why}"):
+        _sam_model.build("backbone", backbone=name, image_size=64)
+
+
+def test_the_download_of_a_backbone_is_checked_by_the_digits_in_its_name(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("maskbridge.weights.fetch", lambda *request: asked.append(request) or tmp_path)
+    download = _sam_checkpoints.backbone_download("resnet18")
+    assert download is not None
+    assert download(tmp_path) == tmp_path
+    assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd", tmp_path)]
+    assert _sam_checkpoints.backbone_download("nonet") is None
 
 
 @pytest.mark.slow

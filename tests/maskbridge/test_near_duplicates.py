@@ -300,3 +300,13 @@ def test_pictures_filed_twice_among_the_magnetic_tiles_are_found_and_little_else
     assert ("exp4_num_85602", "exp4_num_85998") in names
     assert all(first[:4] == second[:4] for first, second in names)
     assert len(names) <= 10
+
+
+def test_a_copy_is_found_behind_a_likeness_that_looks_nearer() -> None:
+    """Stripes one cell wide are not seen at 32 x 32: which of a part and the striped one looks nearer is chance."""
+    stripes = 25 * np.sin(2 * np.pi * (np.arange(WIDTH) + 0.5) * 32 / WIDTH)
+    for seed in range(6):
+        plain = part(seed)
+        striped = np.clip(plain + stripes[None, :, None], 0, 255).astype(np.uint8)
+        for copy in (jpeg(plain, 40), jpeg(scaled(plain, 0.7), 40)):
+            assert pairs_of([striped, plain, copy]) == [(1, 2)]

@@ -71,3 +71,17 @@ def test_the_yolo_export_has_no_orientation_and_says_so(tmp_path, source, photo)
     exported = next((tmp_path / "yolo" / "images" / "train").glob("*turned.jpg"))
     assert cv2.imread(str(exported)).shape == (40, 60, 3)
     assert cv2.imread(str(turned)).shape == (60, 40, 3), "the source keeps its own"
+
+
+def test_what_else_a_jpeg_says_of_itself_stays(photo_file):
+    """XMP stands in a segment of the same kind as EXIF does."""
+    path = photo_file(exif=QUARTER_TURN)
+    data = path.read_bytes()
+    xmp = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    segment = b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp
+    path.write_bytes(data[:2] + segment + data[2:])
+    assert take_orientation(path)
+    after = path.read_bytes()
+    assert after[2 : 2 + len(segment)] == segment
+    assert b"Exif" not in after
+    assert cv2.imread(str(path)).shape == (40, 60, 3)

@@ -311,3 +311,17 @@ def test_all_63_masks_of_bottle_come_back_exactly_and_the_replica_equals_the_loa
     assert exact == [1.0] * 68
     assert np.mean(quartered) == pytest.approx(0.964, abs=1e-3)
     assert np.min(quartered) == pytest.approx(0.734, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [7, 640, 900, 1023])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_vertex_beside_a_pixel_is_the_outermost_number_that_truncates_to_it(size: int, side: int) -> None:
+    from maskbridge.polygons import _fractions
+
+    index = np.arange(size)
+    found = _fractions(index, np.full(size, side), size)
+    np.testing.assert_array_equal((found * np.float32(size)).astype(int), index)
+    beyond = np.nextafter(found, np.float32(side * np.inf))
+    inside = (beyond >= 0) & (beyond <= 1)
+    assert inside.sum() >= size - 1
+    assert ((beyond * np.float32(size)).astype(int) != index)[inside].all()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskbridge.dataset import Image
-from maskbridge.splits import VAL_NEEDS, VAL_SHARE, make_splits
+from maskbridge.splits import make_splits
 
 TYPES = ("good", "crack", "stain", "dent")
 
@@ -66,7 +66,7 @@ def test_folds_hold_together_whatever_the_groups(images: list[Image], folds: int
         assert report["train_images_left_out"].get(str(number), []) == sorted(by_id[i].file_name for i in mates)
         outside = Counter(by_id[i].defect_type for i in labelled - parts["test"])
         val = Counter(by_id[i].defect_type for i in parts["val"])
-        assert all(val[kind] >= 1 for kind, count in outside.items() if count >= VAL_NEEDS)
+        assert all(val[kind] >= 1 for kind, count in outside.items() if count >= 3)
     if has_train:
         assert splits["official"] == {"train": sorted(trained), "test": sorted(labelled)}
     else:
@@ -88,7 +88,7 @@ def test_where_no_image_has_a_mate_every_type_is_dealt_evenly(images: list[Image
         val = Counter(kind_of[i] for i in fold["val"])
         for kind in TYPES:
             outside = total[kind] - count[kind]
-            assert val[kind] == max(round(outside * VAL_SHARE), 1 if outside >= VAL_NEEDS else 0)
+            assert val[kind] == round(outside / 4)
     assert report["train_images_left_out"] == {}
     assert report["types_smaller_than_folds"] == {k: n for k, n in sorted(total.items()) if n < folds}
 
@@ -131,3 +131,22 @@ def test_one_huge_group_stays_whole(folds: int) -> None:
     holding = [fold for fold in splits["folds"] if {13, 32} & set(fold["test"])]
     assert len(holding) == 1
     assert set(range(13, 33)) <= set(holding[0]["test"])
+
+
+def test_the_largest_group_is_dealt_first_and_small_ones_make_up_for_it() -> None:
+    images = make_images([("test", "good", min(n, 6)) for n in range(12)])
+    for seed in range(5):
+        splits, _ = make_splits(images, folds=2, seed=seed)
+        assert sorted(map(tuple, (fold["test"] for fold in splits["folds"]))) == [
+            (1, 2, 3, 4, 5, 6),
+            (7, 8, 9, 10, 11, 12),
+        ]
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(2, 0), (3, 1), (4, 1), (8, 2), (40, 10)])
+def test_val_takes_a_quarter_and_one_at_least_of_a_type_that_has_three(count: int, wanted: int) -> None:
+    """`count` cracks outside the test part of each of two folds, none of them of one group."""
+    images = make_images([("test", "crack", n) for n in range(2 * count)])
+    splits, _ = make_splits(images, folds=2, seed=0)
+    assert [len(fold["val"]) for fold in splits["folds"]] == [wanted, wanted]
+    assert [len(fold["train"]) for fold in splits["folds"]] == [count - wanted, count - wanted]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from maskbridge.errors import WeightsError
-from maskbridge.weights import cache_folder, fetch, find_backbone, find_local, find_weights
+from maskbridge.weights import cache_folder, fetch, find_backbone, find_local, find_weights, stated_download
 
 CONTENT = b"not really weights" * 1000
 PIN = hashlib.sha256(CONTENT).hexdigest()
@@ -142,6 +142,35 @@ def test_no_network_names_file_folder_and_alternative(folder):
 def test_a_url_without_a_pin_is_our_own_bug(folder):
     with pytest.raises(ValueError, match="pinned"):
         find(url="http://127.0.0.1:1/net.pth")
+
+
+@pytest.mark.parametrize("digits", [8, 12, 64])
+def test_of_a_hash_as_many_digits_are_checked_as_are_known(server, tmp_path, digits):
+    assert fetch(f"{server}/net.pth", PIN[:digits], tmp_path).read_bytes() == CONTENT
+    other = PIN[: digits - 1] + ("0" if PIN[digits - 1] != "0" else "1")
+    with pytest.raises(WeightsError, match=f"another SHA-256 .*found {PIN}; expected {other}"):
+        fetch(f"{server}/net.pth", other, tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+@pytest.mark.parametrize("pin", ["", PIN[:7], PIN + "0", "resnet18"])
+def test_what_is_no_pin_is_our_own_bug(server, tmp_path, pin):
+    with pytest.raises(ValueError, match="8 to 64 hexadecimal digits"):
+        fetch(f"{server}/net.pth", pin, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "https://a.org/net.pth",
+        "https://a.org/net-1234567.pth",
+        "http://a.org/net-12345678.pth",
+        "file:///n-12345678.pth",
+    ],
+)
+def test_what_has_no_hash_in_its_name_or_no_safe_way_is_not_downloaded(address):
+    assert stated_download(address) is None
 
 
 def test_fetch_replaces_what_was_there(server, tmp_path):
