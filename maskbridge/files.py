@@ -15,6 +15,9 @@ import os
 import shutil
 import stat
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +40,23 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+#: What NumPy raises for files that are no arrays: a header may claim any size, nest, or end anywhere.
+NO_ARRAY: tuple[type[Exception], ...] = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    EOFError,
+    OSError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 #: Name of the file that marks a folder as made by maskbridge, so that `--overwrite` may replace it.
 MARKERS = {

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
-from maskbridge.files import open_regular, staged_folder, write_array, write_json
+from maskbridge.files import NO_ARRAY, open_regular, staged_folder, write_array, write_json
 from maskbridge.geometry import RLE
 from maskbridge.run_info import read_run_info
 from maskbridge.run_lengths import whole_runs
@@ -166,14 +166,7 @@ class Run:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError("the map of an image is missing", where=path) from error
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            MemoryError,
-            OverflowError,
-            OSError,
-        ) as error:  # a header may claim any size
+        except NO_ARRAY as error:
             raise RunError("cannot be read as an array", where=path, found=str(error)) from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
             raise RunError("is not an array of numbers", where=path)
