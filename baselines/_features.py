@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from baselines._torch import choose_device, chunks, read_square, to_tensor
 from maskbridge.approach import Context
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, MaskbridgeError
-from maskbridge.files import open_regular, sha256_file, write_bytes
+from maskbridge.files import NO_ARRAY, open_regular, sha256_file, write_bytes
 from maskbridge.progress import say
 from maskbridge.weights import cache_folder
 
@@ -150,7 +149,7 @@ class _Cache:
                     maps=_under("map", content),
                     seconds=float(content["seconds"]),
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except NO_ARRAY:
             return None
 
     def write(self, dataset: Dataset, feature: Features) -> None:

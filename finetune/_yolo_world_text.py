@@ -18,8 +18,6 @@ import hashlib
 import io
 import logging
 import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
-from maskbridge.files import open_regular, sha256_file, write_bytes
+from maskbridge.files import NO_ARRAY, open_regular, sha256_file, write_bytes
 from maskbridge.progress import say
 from maskbridge.weights import AUTO, find_weights
+
+_UNREADABLE: tuple[type[Exception], ...] = (MaskbridgeError, *NO_ARRAY)
 
 #: Length of a CLIP ViT-B/32 text feature.
 DIMENSIONS = 512
@@ -186,17 +186,7 @@ def _read(path: Path) -> tuple[list[str], npt.NDArray[np.float64], str]:
             encoder = str(archive["encoder"]) if "encoder" in archive else ""
             features = np.asarray(archive["features"], dtype=np.float64)
             return [str(name) for name in archive["names"]], features, encoder
-    except (
-        MaskbridgeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _UNREADABLE as error:
         raise WeightsError(
             "cannot be read as text features",
             where=path,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,8 +72,7 @@ def _safely(load: Any, checkpoint: Path) -> Any:
         with warnings.catch_warnings():  # what torch warns of ends in the error below, or is harmless
             warnings.simplefilter("ignore")
             return load(checkpoint)
-    except (OSError, TypeError, ValueError, KeyError, AttributeError, RuntimeError, EOFError, ImportError,
-            AssertionError, pickle.UnpicklingError) as error:  # fmt: skip
+    except Exception as error:  # torch's reader stumbles over a foreign file in any way
         raise _unreadable(checkpoint, _plainly(error)) from error
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
-from maskbridge.files import open_regular, write_array, write_json
+from maskbridge.files import NO_ARRAY, open_regular, write_array, write_json
 from maskbridge.folders import beside, move_in, recover, told_of
 from maskbridge.geometry import RLE
 from maskbridge.run_info import read_run_info
@@ -167,14 +167,7 @@ class Run:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError as error:
             raise RunError("the map of an image is missing", where=path) from error
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            MemoryError,
-            OverflowError,
-            OSError,
-        ) as error:  # a header may claim any size
+        except NO_ARRAY as error:
             raise RunError("cannot be read as an array", where=path, found=str(error)) from error
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
             raise RunError("is not an array of numbers", where=path)

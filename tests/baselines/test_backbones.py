@@ -324,3 +324,10 @@ def test_weights_that_can_be_had_nowhere_are_an_error_not_random(monkeypatch: py
 def test_a_checkpoint_cannot_name_a_network_to_fetch(name: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=f"unknown backbone; found {name}"):
         restore_backbone(name, "somewhere", {}, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02.", b"\x80\x02}q\0(", b"C\x05abc", b"PK\x03\x04", b"\x8a\xff"])
+def test_weights_that_are_none_are_one_line_however_they_fail(weights: Path, content: bytes) -> None:
+    (weights / "a.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"a\.pth: (cannot be read as weights|is not a state dict)"):
+        load_backbone(NAME, str(weights / "a.pth"), seed=0)

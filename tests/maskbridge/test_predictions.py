@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 
 import numpy as np
@@ -164,6 +165,15 @@ def test_a_map_that_is_none_is_told(tmp_path):
         header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**7)}
         np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(RunError, match=r"1\.npy: cannot be read as an array"):
+        run.map("test", 1)
+    for text in ("(" * 9000, str({"descr": "<f4", "fortran_order": False, "shape": (10**40, 4)})):
+        head = text.encode("latin-1") + b"\n"
+        (maps / "1.npy").write_bytes(b"\x93NUMPY\2\0" + len(head).to_bytes(4, "little") + head)
+        with pytest.raises(RunError, match=r"1\.npy: cannot be read as an array"):
+            run.map("test", 1)
+    (maps / "1.npy").unlink()
+    os.mkfifo(maps / "1.npy")
+    with pytest.raises(MaskbridgeError, match=r"1\.npy: is not a regular file; found a pipe"):
         run.map("test", 1)
     with pytest.raises(RunError, match=r"2\.npy: the map of an image is missing"):
         run.map("test", 2)
