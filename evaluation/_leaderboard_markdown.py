@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.columns import COSTS, Column, short
+from evaluation.columns import COSTS, SCORE_MARK, Column, short
 from evaluation.comparison import Comparison
 from evaluation.metrics import Evaluation
 from evaluation.tables import Table
 
 #: What stands in a cell without a value.
 ABSENT = "-"
-
-#: Mark of an interval that is not the bootstrap's.
-SCORE_MARK = "°"
 
 NOTES = (
     "\\* derived: follows from other predictions of the run, such as an image score from detections or "
@@ -33,7 +30,10 @@ NOTES = (
     "A dash: undefined or not produced; leaderboard.json says why.",
     "Escape rate: share of defective images that pass as good (missed defects). Overkill rate: share of good images "
     "called defective (false alarms).",
-    f"{SCORE_MARK} all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else.",
+    f"{SCORE_MARK} all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else; "
+    "of a difference, one made of those of both runs.",
+    "Cross-validated runs: image AUROC, pixel AUROC and AUPRO compare only images that one fold's model judged; AP and "
+    "F1max go by ranks in the fold's val.",
     "Start model's finds kept: share of what the start weights found on everyday photographs, asked for the COCO "
     "names, that the fine-tuned model still finds.",
     "Intervals and tests cover the sampling of images, not of trainings.",
