@@ -44,31 +44,46 @@ IMAGE_EFFECT = 0.3
 #: Images that the truth is taken from.
 MANY = 4250
 
+WITHIN, POOLED_TOO = "within folds", "mapped and pooled"
+
 Array = npt.NDArray[Any]
+
+#: By figure its truth and, of each round, its value, whether the interval holds the truth, and the test's call.
+Found = dict[str, tuple[float, list[tuple[float, bool, bool]]]]
 Warp = Callable[[Array], Array]
 
 
 def fold_scales(rounds: int, samples: int) -> None:
-    """Print the simulation for each kind of scale."""
-    print("figure | scales | truth | bias | interval holds it | equal runs called different")
-    for kind in WARPS:
-        for what, judged in (("image", _images), ("pixel", _pixels)):
-            for name, (truth, found) in _repeated(judged(kind, samples), rounds).items():
-                values, held, called = np.array(found).T
-                print(
-                    f"{what} {name} | {kind} | {truth:.4f} | {values.mean() - truth:+.4f} "
-                    f"± {values.std(ddof=1) / len(values) ** 0.5:.4f} | {100 * held.mean():.1f} % | "
-                    f"{100 * called.mean():.1f} %",
-                    flush=True,
-                )
+    """Print the simulation for each kind of scale: so many rounds of maps, twice as many of image scores.
+
+    What is compared within folds does not depend on the scale, so that its last rows are over all kinds together.
+    """
+    print("figure | scales | truth | bias ± standard error | interval holds it | equal runs called different")
+    every: Found = {}
+    for place, kind in enumerate(WARPS):
+        for judged, times in ((_images, 2), (_pixels, 1)):
+            found = _repeated(judged(kind, samples, place), times * rounds)
+            _told(found, kind)
+            for name, (truth, each) in found.items():
+                if WITHIN in name:
+                    every.setdefault(name, (truth, []))[1].extend(each)
+    _told(every, "all of these")
+
+
+def _told(found: Found, kind: str) -> None:
+    for name, (truth, each) in found.items():
+        values, held, called = np.array(each).T
+        error = values.std(ddof=1) / len(values) ** 0.5
+        shares = f"{100 * held.mean():.1f} % | {100 * called.mean():.1f} %"
+        print(f"{name} | {kind} | {truth:.4f} | {values.mean() - truth:+.4f} ± {error:.4f} | {shares}", flush=True)
 
 
 Round = dict[str, tuple[float, dict[str, Any], Array, Array]]
 
 
-def _repeated(rounds: Iterator[Round], count: int) -> dict[str, tuple[float, list[tuple[float, bool, bool]]]]:
+def _repeated(rounds: Iterator[Round], count: int) -> Found:
     """By figure its truth and, of each round, its value, whether the interval holds the truth, and the test's call."""
-    found: dict[str, tuple[float, list[tuple[float, bool, bool]]]] = {}
+    found: Found = {}
     for _, each in zip(range(count), rounds, strict=False):
         for name, (truth, metric, sampled, other) in each.items():
             difference = sampled - other
@@ -103,8 +118,8 @@ def _layout(times: int = 1) -> tuple[npt.NDArray[np.bool_], Array]:
     return defective, np.repeat(np.arange(FOLDS), sum(TEST) * times)
 
 
-def _images(kind: str, samples: int) -> Iterator[Round]:
-    rng = np.random.default_rng(1)
+def _images(kind: str, samples: int, seed: int) -> Iterator[Round]:
+    rng = np.random.default_rng([1, seed])
     defective, fold = _layout()
     validated = np.repeat([False, True], VAL)
     truth = NormalDist().cdf(IMAGE_SHIFT / 2**0.5)
@@ -127,7 +142,7 @@ def _images(kind: str, samples: int) -> Iterator[Round]:
         )
         shared = rng.normal(size=len(fold))
         (metrics, sampled), (_, other) = (run(each, shared, resampling) for each in (kind, "none"))
-        names = {"AUROC within folds": "auroc", "AUROC mapped and pooled": POOLED}
+        names = {f"image AUROC {WITHIN}": "auroc", f"image AUROC {POOLED_TOO}": POOLED}
         yield {told: (truth, metrics[name], sampled[name], other[name]) for told, name in names.items()}
 
 
@@ -167,11 +182,11 @@ class _Maps:
         return PIXEL_SHIFT * self.masks + self.noise
 
 
-def _pixels(kind: str, samples: int) -> Iterator[Round]:
-    rng = np.random.default_rng(2)
+def _pixels(kind: str, samples: int, seed: int) -> Iterator[Round]:
+    rng = np.random.default_rng([2, seed])
     defective, fold = _layout()
     validated = np.repeat([False, True], VAL)
-    every = _Maps.drawn(np.tile(np.repeat([False, True], TEST), MANY // sum(TEST)), rng)
+    every = _Maps.drawn(np.tile(np.repeat([False, True], TEST), MANY // sum(TEST)), np.random.default_rng(3))
     truth = _family(every.masks, every.scores, None, {}).point()
 
     def run(own_kind: str, tested: _Maps, resampling: Resampling) -> Any:
@@ -194,10 +209,8 @@ def _pixels(kind: str, samples: int) -> Iterator[Round]:
         tested = _Maps.drawn(defective, rng)
         mine, others = (run(each, tested, resampling) for each in (kind, "none"))
         yield {
-            f"{told} {how}": (truth[name], metrics[name], sampled[name], other[name])
-            for how, (metrics, sampled), (_, other) in zip(
-                ("within folds", "mapped and pooled"), mine, others, strict=True
-            )
+            f"pixel {told} {how}": (truth[name], metrics[name], sampled[name], other[name])
+            for how, (metrics, sampled), (_, other) in zip((WITHIN, POOLED_TOO), mine, others, strict=True)
             for told, name in (("AUROC", "auroc"), ("AUPRO@0.3", "aupro_30"))
         }
 

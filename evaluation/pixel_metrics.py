@@ -39,7 +39,7 @@ from maskbridge.pixel_counts import PixelCounts, resized
 
 NAMES = ("auroc", "ap", "aupro_30", "aupro_05", "f1_max", "iou")
 
-#: Bins of one image; half as many where several models judged, whose bins stand side by side.
+#: Bins of one image; a quarter of them where several models judged, whose bins stand side by side.
 COARSE_BINS = 2048
 
 #: Bootstrap samples computed at once.
@@ -179,7 +179,7 @@ class PixelMetrics:
 
     def _count_coarsely(self) -> None:
         """Count good and defective pixels and regions of each image in coarse bins, and put those in one order."""
-        count = COARSE_BINS if len(self._rows) == 1 else COARSE_BINS // 2
+        count = COARSE_BINS if len(self._rows) == 1 else COARSE_BINS // 4
         scales: list[npt.NDArray[np.float64]] = []
         for fold, rows in self._rows.items():
             counts = self._counts[fold]

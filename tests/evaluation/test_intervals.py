@@ -153,6 +153,9 @@ def test_a_perfect_auroc_within_folds_gets_newcombes_interval_of_its_folds():
     assert (found["auroc"]["value"], found["auroc"]["method"]) == (1.0, "newcombe")
     assert found["auroc"]["low"] == newcombe(1.0, [2, 2, 2], [4, 4, 4])[0] < newcombe(1.0, 6, 12)[0]
     assert "method" not in found["auroc_pooled"]
+    family = ImageMetrics(defective * 1.0, defective, None, folds=folds)
+    found = measure(family, Resampling(np.arange(18), defective, samples=50, seed=0, folds=folds), derived=False)[0]
+    assert found["auroc_pooled"]["low"] == newcombe(1.0, 6, 12)[0]
 
 
 def test_bca_levels_are_those_of_scipy():

@@ -12,6 +12,7 @@ from evaluation.curves import image_curves
 from evaluation.image_metrics import ImageMetrics
 from evaluation.instance_metrics import InstanceMetrics
 from evaluation.metrics import evaluate
+from evaluation.pixel_metrics import PixelMetrics
 from maskbridge.approach import Detection, Prediction
 from maskbridge.crossval import merge
 from maskbridge.fold_ranks import Rank
@@ -143,6 +144,14 @@ def test_pixel_figures_are_means_over_folds_and_ap_goes_by_ranks_in_val(
         assert pixel[name]["low"] <= pixel[name]["value"] <= pixel[name]["high"]
 
 
+def test_coarse_bins_of_several_folds_stay_close_to_the_fine_ones(dataset, merged):
+    run, _ = merged(noisy(dataset))
+    found = evaluate(run, dataset, "crossval", samples=5)
+    family = PixelMetrics(found.view, found.view.maps().value, found.ranks["pixel"])
+    coarse = {name: value[0] for name, value in family.values(np.ones((1, len(found.view.image_ids)))).items()}
+    assert coarse == pytest.approx(family.point(), abs=3e-3)
+
+
 def region_count(mask):
     return cv2.connectedComponents(mask, connectivity=8)[0] - 1
 
@@ -166,16 +175,18 @@ def test_every_decision_of_a_merged_run_is_that_of_the_folds(dataset, merged):
     run, folds = merged(noisy(dataset))
     whole = evaluate(run, dataset, "crossval", samples=5).metrics
     images = {"right": 0, "all": 0}
-    overlap = np.zeros(2)
+    overlap = np.zeros((3, 2))
     for number, fold in enumerate(folds):
         cut = {kind: entry["value"] for kind, entry in fold.info["thresholds"][str(number)].items()}
         for i in dataset.split(number).test:
             images["all"] += 1
             images["right"] += (fold.scores("test")[i] >= cut["image"]) != dataset.image_by_id[i].is_good
             called, mask = fold.map("test", i) >= np.float32(cut["pixel"]), dataset.mask(i) > 0
-            overlap += (called & mask).sum(), (called | mask).sum()
+            overlap[number] += (called & mask).sum(), (called | mask).sum()
     assert whole["image"]["accuracy"]["value"] == pytest.approx(images["right"] / images["all"])
-    assert whole["pixel"]["iou"]["value"] == pytest.approx(overlap[0] / overlap[1])
+    assert whole["pixel"]["iou"]["value"] == pytest.approx(overlap[:, 0].sum() / overlap[:, 1].sum())
+    each = list(whole["folds"]["pixel"]["iou"]["values"].values())
+    assert each == pytest.approx(overlap[:, 0] / overlap[:, 1])
 
 
 def test_two_merged_runs_are_compared_on_the_pairs_within_their_folds(dataset, ids, merged):
