@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000, help="images of the large COCO set (default: 5000)")
     parser.add_argument("--calibration", action="store_true", help="simulate intervals and tests instead")
     parser.add_argument("--folds", action="store_true", help="simulate merged folds instead")
-    parser.add_argument("--rounds", type=int, default=200, help="rounds of --folds (default: 200)")
+    parser.add_argument("--rounds", type=int, default=100, help="rounds of --folds (default: 100)")
     arguments = parser.parse_args()
     if arguments.folds:
         fold_scales(arguments.rounds, samples=300)

@@ -75,6 +75,17 @@ class Row:
             marks.append(("‡", "hashed text features instead of a text encoder's"))
         return marks
 
+    @property
+    def cut_note(self) -> str:
+        """What is said where images have more detections than were looked at; empty elsewhere."""
+        told = self.metrics["detections"]
+        if not told["images_cut"]:
+            return ""
+        return (
+            f"{self.run}: {told['images_cut']} images have more than {told['most_per_image']} detections; box and mask "
+            "AP look at the surest alone (--max-detections)."
+        )
+
 
 def markdown(dataset: str, part: str, tables: Sequence[Table], comparisons: dict[str, tuple[Comparison, ...]]) -> str:
     """The tables with their notes.
@@ -95,7 +106,11 @@ def markdown(dataset: str, part: str, tables: Sequence[Table], comparisons: dict
         "",
         *(line for table in tables for line in _table(table, comparisons)),
     ]
-    notes = (*NOTES, *dict.fromkeys(f"{mark} {text}." for row in rows for mark, text in row.marks))
+    notes = (
+        *NOTES,
+        *dict.fromkeys(f"{mark} {text}." for row in rows for mark, text in row.marks),
+        *(_escaped(row.cut_note) for row in rows if row.cut_note),
+    )
     return "\n".join([*lines, *(f"* {note}" for note in notes)]) + "\n"
 
 

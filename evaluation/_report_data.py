@@ -94,6 +94,7 @@ def _run(row: Row, evaluation: Evaluation, columns: Sequence[Column], image_ids:
         "name": row.run,
         "approach": row.approach,
         "marks": [list(mark) for mark in row.marks],
+        "cutNote": row.cut_note,
         "scores": shown,
         "ranked": int(evaluation.ranks is not None),
         "scoresWhy": scores.why,

@@ -121,7 +121,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
         | {
             "fold": "all",
             "truth_given": runs[0].truth_given,
-            "folds": [run.path.name for run in runs],
+            "folds": [os.path.relpath(run.path.resolve(), path.resolve()) for run in runs],
             "parameters": first["parameters"],
             "seconds": _over(runs, "seconds", sum),
             "peak_memory_mb": _over(runs, "peak_memory_mb", max),

@@ -1,6 +1,6 @@
 """One scale for the folds of a merged run: the rank of a value in its fold's `val`.
 
-    ranks = FoldRanks.of(run, dataset)          # of a merged run
+    ranks = FoldRanks.of(run, dataset)          # of a merged run; None where its values are taken as they are
     ranks["image"]["3"](0.83)                   # 0.71: of the scores of fold 3's val 71 % are lower
 
 Models of different folds have different scales. A merged run keeps what they predicted as it is, and each image is
@@ -101,7 +101,7 @@ class Rank:
         return told if why is None else {**told, "note": why}
 
 
-class FoldRanks(Mapping[Kind, Mapping[str, Rank]]):
+class FoldRanks:
     """By kind and fold the mapping of a merged run's values; read from the folds' `val` when it is asked for.
 
     Args:
@@ -134,14 +134,6 @@ class FoldRanks(Mapping[Kind, Mapping[str, Rank]]):
         if kind not in self._found:
             self._found[kind] = {str(run.info["fold"]): _fit(view, kind) for run, view in self._views}
         return self._found[kind]
-
-    def __iter__(self) -> Any:
-        """The kinds."""
-        return iter(KINDS)
-
-    def __len__(self) -> int:
-        """Their number."""
-        return len(KINDS)
 
     def to_json(self, kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
         """The rule and, by kind and fold, what it was fitted on."""

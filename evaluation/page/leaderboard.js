@@ -31,6 +31,7 @@ function buildLeaderboard() {
     "Escape rate: share of defective images that pass as good. Overkill rate: share of good images that are called defective.",
     "Mask IoU and Dice: mean over all defects, each with the one mask that is assigned to it, 0 without one; false alarms cost nothing here.",
     ...new Set(data.runs.flatMap((run) => run.marks.map(([mark, note]) => `${mark} ${note}.`))),
+    ...data.runs.map((run) => run.cutNote),
   ];
   const hidden = data.columns.filter((_, place) => data.runs.every((run) => run.cells[place].v === null));
   if (hidden.length) notes.push(`No run has a value of: ${hidden.map((column) => column.heading).join(", ")}.`);

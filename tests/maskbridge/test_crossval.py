@@ -42,7 +42,7 @@ def made_up(tiles, tmp_path):
             "peak_memory_mb": {"train": 100.0 + fold}, "trained_on": {"good": 1, "defective": 0},
             **more,
         }  # fmt: skip
-        run = Run(tmp_path / "all" / f"fold{fold}", info)
+        run = Run(tmp_path / f"fold{fold}", info)
         write_predictions(run.path, "val", (val(i) for i in tiles.split(fold).val))
         write_predictions(run.path, "test", (test(i) for i in tiles.split(fold).test))
         return run.save(thresholds={str(fold): fold_thresholds(run, tiles)})
@@ -136,6 +136,7 @@ def test_what_the_folds_predicted_is_merged_as_it_is(made_up, tiles, tmp_path):
             np.testing.assert_array_equal(merged.map("crossval", i), run.map("test", i))
         for result in run.detections("test"):
             assert result in merged.detections("crossval")
+    assert merged.info["folds"] == ["../fold0", "../fold1", "../fold2"]
     assert merged.info["peak_memory_mb"] == {"train": 102.0}
     assert merged.info["seconds"] == {"train": 3.0, "val": 3.0, "test": 3.0}
 
