@@ -7,6 +7,7 @@ made up: the blurred truth in smooth noise, at the full size of the images. Ever
 ratio of `--repeat` rounds is printed with its range. Nothing is asserted.
 
     … benchmarks/evaluation.py --calibration      how often the intervals hold the truth, and the test cries wolf
+    … benchmarks/evaluation.py --folds            the same of merged folds, each on a scale of its own
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this script has the name of the package that it measures
 
+from _evaluation_folds import fold_scales
+
 from evaluation.comparison import LEVEL, p_value
 from evaluation.image_metrics import ImageMetrics
 from evaluation.instance_metrics import InstanceMetrics
@@ -56,7 +59,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default: 5)")
     parser.add_argument("--images", type=int, default=5000, help="images of the large COCO set (default: 5000)")
     parser.add_argument("--calibration", action="store_true", help="simulate intervals and tests instead")
+    parser.add_argument("--folds", action="store_true", help="simulate merged folds instead")
+    parser.add_argument("--rounds", type=int, default=100, help="rounds of --folds (default: 100)")
     arguments = parser.parse_args()
+    if arguments.folds:
+        fold_scales(arguments.rounds, samples=300)
+        return
     if arguments.calibration:
         calibration()
         return
@@ -244,6 +252,7 @@ def repeated(dataset: Dataset, ids: Sequence[int], times: int) -> PredictionView
     several = SimpleNamespace(
         without_mask=frozenset(),
         mask=lambda number: dataset.mask(origin[number]),
+        image_by_id={number: dataset.image_by_id[origin[number]] for number in numbers},
         annotations_by_image={number: dataset.annotations_by_image[origin[number]] for number in numbers},
     )
     return view_of(several, list(numbers))

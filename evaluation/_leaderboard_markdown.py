@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.columns import COSTS, Column, short
+from evaluation.columns import COSTS, SCORE_MARK, Column, short
 from evaluation.comparison import Comparison
 from evaluation.metrics import Evaluation
 from evaluation.tables import Table
@@ -20,9 +20,6 @@ from maskbridge.official import leak_note
 
 #: What stands in a cell without a value.
 ABSENT = "-"
-
-#: Mark of an interval that is not the bootstrap's.
-SCORE_MARK = "°"
 
 NOTES = (
     "\\* derived: follows from other predictions of the run, such as an image score from detections or "
@@ -34,7 +31,10 @@ NOTES = (
     "A dash: undefined or not produced; leaderboard.json says why.",
     "Escape rate: share of defective images that pass as good (missed defects). Overkill rate: share of good images "
     "called defective (false alarms).",
-    f"{SCORE_MARK} all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else.",
+    f"{SCORE_MARK} all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else; "
+    "of a difference, one made of those of both runs.",
+    "Cross-validated runs: image AUROC, pixel AUROC and AUPRO compare only images that one fold's model judged; AP and "
+    "F1max go by ranks in the fold's val.",
     "Start model's finds kept: share of what the start weights found on everyday photographs, asked for the COCO "
     "names, that the fine-tuned model still finds.",
     "Intervals and tests cover the sampling of images, not of trainings.",
@@ -83,6 +83,17 @@ class Row:
             marks.append(("§", self.leak))
         return marks
 
+    @property
+    def cut_note(self) -> str:
+        """What is said where images have more detections than were looked at; empty elsewhere."""
+        told = self.metrics["detections"]
+        if not told["images_cut"]:
+            return ""
+        return (
+            f"{self.run}: {told['images_cut']} images have more than {told['most_per_image']} detections; box and mask "
+            "AP look at the surest alone (--max-detections)."
+        )
+
 
 def markdown(dataset: str, part: str, tables: Sequence[Table], comparisons: dict[str, tuple[Comparison, ...]]) -> str:
     """The tables with their notes.
@@ -105,7 +116,11 @@ def markdown(dataset: str, part: str, tables: Sequence[Table], comparisons: dict
         "",
         *(line for table in tables for line in _table(table, comparisons)),
     ]
-    notes = (*NOTES, *dict.fromkeys(f"{mark} {text}." for row in rows for mark, text in row.marks))
+    notes = (
+        *NOTES,
+        *dict.fromkeys(f"{mark} {text}." for row in rows for mark, text in row.marks),
+        *(_escaped(row.cut_note) for row in rows if row.cut_note),
+    )
     return "\n".join([*lines, *(f"* {note}" for note in notes)]) + "\n"
 
 

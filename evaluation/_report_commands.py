@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.metrics import Evaluation
+from evaluation.instance_metrics import MOST_DETECTIONS
+from evaluation.metrics import SAMPLES, Evaluation
 from maskbridge import plugins
 from maskbridge.convert import ConvertOptions
 from maskbridge.dataset import Dataset
@@ -71,13 +72,18 @@ def run_commands(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def report_command(evaluations: tuple[Evaluation, ...], out: Path, options: Mapping[str, Any], defaults: Any) -> str:
+def report_command(
+    evaluations: tuple[Evaluation, ...], out: Path, options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> str:
     """The command that makes the page."""
     parts = {evaluation.part for evaluation in evaluations}
     usual = all(evaluation.part == evaluation.run.default_part() for evaluation in evaluations)
     part = [] if usual or len(parts) > 1 else ["--part", *parts]
     paths = [shown_path(evaluation.run.path) for evaluation in evaluations]
-    return _line(["report", *paths, "--out", shown_path(out), *part, *option_words(options, defaults)])
+    metrics = evaluations[0].metrics
+    judged = {"samples": metrics["intervals"]["samples"], "max_detections": metrics["detections"]["most_per_image"]}
+    words = option_words(judged, {"samples": SAMPLES, "max_detections": MOST_DETECTIONS})
+    return _line(["report", *paths, "--out", shown_path(out), *part, *words, *option_words(options, defaults)])
 
 
 def approach_defaults(name: str) -> dict[str, Any]:

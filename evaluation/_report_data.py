@@ -2,15 +2,18 @@
 
     page_data(board)["runs"][0]["scores"]      # one number for each of data["images"]["id"], ascending
 
-Scores and thresholds keep every digit, so that the page counts as metrics.json does. A cell without a value carries
+Scores and thresholds keep every digit, so that the page counts as metrics.json does. Those of a merged run are on one
+scale (`maskbridge.fold_ranks`), so that one slider can move the thresholds of all folds. A cell without a value carries
 its reason.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from evaluation._leaderboard_markdown import seed_spreads
 from evaluation._report_commands import approach_defaults, shown_value
@@ -21,6 +24,7 @@ from evaluation.metrics import Evaluation
 from maskbridge.card import card_text
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError
+from maskbridge.fold_ranks import mapped
 
 #: Families with one metric for each defect type, and what stands above them.
 BY_TYPE = {"image_recall_by_type": "images found", "detection_rate_by_type": "defects found"}
@@ -86,14 +90,17 @@ def _run(row: Row, evaluation: Evaluation, columns: Sequence[Column], image_ids:
     view, info = evaluation.view, evaluation.run.info
     scores, cuts = view.scores(), view.threshold("image")
     maps, results, least = view.maps(), view.detections(), view.threshold("detection")
+    shown, shown_cuts = _on_one_scale(evaluation, scores.value, cuts.value, image_ids)
     return {
         "name": row.run,
         "approach": row.approach,
         "marks": [list(mark) for mark in row.marks],
-        "scores": None if scores.value is None else [scores.value[i] for i in image_ids],
+        "cutNote": row.cut_note,
+        "scores": shown,
+        "ranked": int(evaluation.ranks is not None),
         "scoresWhy": scores.why,
         "scoresDerived": scores.derived,
-        "cuts": None if cuts.value is None else [cuts.value[i] for i in image_ids],
+        "cuts": shown_cuts,
         "cutsWhy": cuts.why,
         "folds": [view.fold(i) for i in image_ids],
         "maps": {"there": maps.value is not None, "why": maps.why, "derived": maps.derived},
@@ -117,6 +124,27 @@ def _run(row: Row, evaluation: Evaluation, columns: Sequence[Column], image_ids:
         "seconds": _phases(info.get("seconds")),
         "memory": _phases(info.get("peak_memory_mb")),
     }
+
+
+def _on_one_scale(
+    evaluation: Evaluation,
+    scores: Mapping[int, float] | None,
+    cuts: Mapping[int, float] | None,
+    image_ids: Sequence[int],
+) -> tuple[list[float] | None, list[float] | None]:
+    """Scores and thresholds of the images on one scale; every image is called what it is called off it."""
+    folds = [evaluation.view.fold(image_id) for image_id in image_ids]
+    ranks = None if evaluation.ranks is None else evaluation.ranks["image"]
+    shown_cuts = None if cuts is None else mapped(ranks, folds, [cuts[i] for i in image_ids])
+    if scores is None:
+        return None, None if shown_cuts is None else shown_cuts.tolist()
+    shown = mapped(ranks, folds, [scores[i] for i in image_ids])
+    if cuts is None or shown_cuts is None:
+        return shown.tolist(), None
+    refused = np.array([scores[i] < cuts[i] for i in image_ids], bool)
+    lifted = refused & (shown >= shown_cuts)  # by rounding: they were neighbours
+    shown[lifted] = np.nextafter(shown_cuts[lifted], -np.inf)
+    return shown.tolist(), shown_cuts.tolist()
 
 
 def _cell(metrics: dict[str, Any], family: str, name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from maskbridge.progress import track
 #: Units of outlines along the longest side of an image.
 FRAME = 1000
 
-#: Percentiles of all map pixels of a run between which its maps are shown.
+#: Percentiles of all map pixels of a run and fold between which its maps are shown.
 MAP_PERCENTILES = (60.0, 99.7)
 
 #: Longest side of a map at most, in pixels.
@@ -89,9 +89,9 @@ class Pictures:
         self._runs = [_RunPictures(evaluation) for evaluation in evaluations]
 
     @property
-    def scales(self) -> list[tuple[float, float] | None]:
-        """Of each run the values that are shown as 0 and 255; None where it has no maps."""
-        return [run.scale for run in self._runs]
+    def scales(self) -> list[dict[str, tuple[float, float]] | None]:
+        """Of each run and fold the values that are shown as 0 and 255; None where it has no maps."""
+        return [run.scales for run in self._runs]
 
     def record(self, image_id: int, level: Level) -> dict[str, Any]:
         """Everything that is drawn of one image.
@@ -124,7 +124,7 @@ class Pictures:
         found = run.detections.get(image_id, [])
         least = None if run.thresholds is None else run.thresholds[image_id]
         return {
-            "m": None if run.scale is None else self._encoded(run.grey(image_id, level.map_px), level.map_quality),
+            "m": None if run.scales is None else self._encoded(run.grey(image_id, level.map_px), level.map_quality),
             "n": len(found),
             "d": [
                 [
@@ -196,27 +196,32 @@ class _RunPictures:
             self.detections.setdefault(result["image_id"], []).append(result)
         for results in self.detections.values():
             results.sort(key=lambda result: -result["score"])
-        self.scale = self._robust_scale(view.image_ids, evaluation.run.name)
+        self._fold = {image_id: view.fold(image_id) for image_id in view.image_ids}
+        self.scales = self._robust_scales(evaluation.run.name)
 
     def grey(self, image_id: int, longest_px: int) -> npt.NDArray[np.uint8]:
-        """The map between the two ends of the scale, h x w, 0 to 255."""
+        """The map between the two ends of its fold's scale, h x w, 0 to 255."""
         assert self._maps is not None, "asked for only where there are maps"
-        assert self.scale is not None, "maps have a scale"
-        low, high = self.scale
+        assert self.scales is not None, "maps have a scale"
+        low, high = self.scales[self._fold[image_id]]
         shares = (_shrunk(self._maps(image_id), longest_px).astype(np.float64) - low) / max(high - low, 1e-300)
         return np.rint(255 * np.clip(shares, 0, 1)).astype(np.uint8)
 
-    def _robust_scale(self, image_ids: Sequence[int], name: str) -> tuple[float, float] | None:
+    def _robust_scales(self, name: str) -> dict[str, tuple[float, float]] | None:
+        """By fold: models have scales of their own."""
         if self._maps is None:
             return None
-        some: list[npt.NDArray[Any]] = []
-        for image_id in track(image_ids, f"{name}: scale of the maps"):
+        some: dict[str, list[npt.NDArray[Any]]] = {}
+        for image_id, fold in track(self._fold.items(), f"{name}: scale of the maps", len(self._fold)):
             pixels = _shrunk(self._maps(image_id), MAP_PX).ravel()
-            some.append(pixels[:: max(1, len(pixels) // _SAMPLED_PER_MAP)])
-        low, high = np.percentile(np.concatenate(some), MAP_PERCENTILES)
-        if not high > low:
-            high = max(float(piece.max()) for piece in some)
-        return float(low), float(high)
+            some.setdefault(fold, []).append(pixels[:: max(1, len(pixels) // _SAMPLED_PER_MAP)])
+        scales: dict[str, tuple[float, float]] = {}
+        for fold, pieces in some.items():
+            low, high = np.percentile(np.concatenate(pieces), MAP_PERCENTILES)
+            if not high > low:
+                high = max(float(piece.max()) for piece in pieces)
+            scales[fold] = float(low), float(high)
+        return scales
 
 
 def _shrunk(pixels: npt.NDArray[Any], longest_px: int) -> npt.NDArray[Any]:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
+#: Mark of an interval that is not the bootstrap's.
+SCORE_MARK = "°"
+
 #: Metrics of which less is better.
 LOWER_IS_BETTER = frozenset({"escape_rate", "overkill_rate"})
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.columns import HEADINGS, LOWER_IS_BETTER, heading, short
+from evaluation.columns import HEADINGS, LOWER_IS_BETTER, SCORE_MARK, heading, short
 from evaluation.intervals import Metric, Z
 from evaluation.metrics import Evaluation
 
@@ -134,7 +134,7 @@ def comparison_text(one: Evaluation, other: Evaluation, comparisons: Sequence[Co
         if c.difference is None or c.low is None or c.high is None or c.p is None:
             rows.append([*row, "-", "-", "-", "-"])
         else:
-            interval = f"[{short(c.low)}, {short(c.high)}]"
+            interval = f"[{short(c.low)}, {short(c.high)}]{_mark(c)}"
             rows.append(
                 [*row, f"{'+' * (c.difference > 0)}{short(c.difference)}", interval, _shown(c.p), c.winner or ""]
             )
@@ -162,6 +162,11 @@ def comparison_text(one: Evaluation, other: Evaluation, comparisons: Sequence[Co
             "",
             "Paired bootstrap over groups of images; it covers the sampling of images, not of trainings. p is for each "
             "metric by itself: of so many, one in twenty falls below .05 by chance.",
+            *(
+                [f"{SCORE_MARK} all bootstrap samples agree: interval made of those of both runs (MOVER)."]
+                if any(c.difference is not None and c.method == "mover" for c in comparisons)
+                else []
+            ),
         ]
     )
 
@@ -218,7 +223,7 @@ def _judged(comparison: Comparison, one: Evaluation, other: Evaluation) -> Compa
         return replace(c, sentence=f"{c.one} and {c.other} cannot be compared on {what} ({'; '.join(gaps)}).")
     figures = (
         f"{what} {short(values[0]['value'])} and {short(values[1]['value'])}, "
-        f"difference {short(c.difference)} [{short(c.low)}, {short(c.high)}], p = {_shown(c.p)}"
+        f"difference {short(c.difference)} [{short(c.low)}, {short(c.high)}]{_mark(c)}, p = {_shown(c.p)}"
     )
     if c.pairs > 1:
         figures += f", {_shown(c.p_holm)} corrected for {c.pairs} pairs"
@@ -228,6 +233,10 @@ def _judged(comparison: Comparison, one: Evaluation, other: Evaluation) -> Compa
     first_wins = (c.difference > 0) != (c.metric in LOWER_IS_BETTER)
     winner, loser = (c.one, c.other) if first_wins else (c.other, c.one)
     return replace(c, winner=winner, sentence=f"{winner} beats {loser}: {figures}.")
+
+
+def _mark(comparison: Comparison) -> str:
+    return SCORE_MARK if comparison.method == "mover" else ""
 
 
 def _shown(p: float) -> str:

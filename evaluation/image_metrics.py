@@ -3,14 +3,18 @@
     family = ImageMetrics(scores, defective, thresholds)
     family.point()["auroc"]
 
-`auroc`, `ap` and `f1_max` look at the order of the scores alone; the rest judge each image by the threshold
-of its fold: `escape_rate` is the share of defective images that pass as good (missed defects), `overkill_rate` the
-share of good images that are called defective (false alarms).
+`auroc`, `ap` and `f1_max` look at the order of the scores alone. Where several models judged, each its own images,
+`auroc` compares only images that one model judged: pairs of a good and a defective image in which the defective one
+scores higher, over all pairs within a model. `ap`, `f1_max` and `auroc_pooled` then go by scores that were brought on
+one scale (`maskbridge.fold_ranks`). The rest judge each image by the threshold of its fold: `escape_rate` is the share
+of defective images that pass as good (missed defects), `overkill_rate` the share of good images that are called
+defective (false alarms).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,9 @@ from evaluation import ranking
 from evaluation.curves import Curve, image_curves
 
 NAMES = ("auroc", "ap", "f1_max", "accuracy", "precision", "recall", "escape_rate", "overkill_rate")
+
+#: AUROC of all images on one scale, where several models judged them.
+POOLED = "auroc_pooled"
 
 #: Numbers held at once while computing samples.
 _CHUNK = 1_000_000
@@ -33,12 +40,13 @@ class ImageMetrics:
         defective: N.
         thresholds: N, the threshold of each image's fold; None where there is none.
         why: Why there is no threshold.
+        folds: Which model judged each image, N; by default one judged all.
+        one_scale: The scores of all models on one scale, N; by default as they are.
 
     Attributes:
+        names: The metrics; `auroc_pooled` is one only where several models judged.
         called: Whether each image is called defective, N; None where there is no threshold.
     """
-
-    names = NAMES
 
     def __init__(
         self,
@@ -46,11 +54,18 @@ class ImageMetrics:
         defective: npt.NDArray[np.bool_],
         thresholds: npt.NDArray[Any] | None,
         why: str = "",
+        *,
+        folds: npt.NDArray[Any] | None = None,
+        one_scale: npt.NDArray[Any] | None = None,
     ) -> None:
         """Sort the scores once."""
-        self._values, self._place = np.unique(scores, return_inverse=True)
-        self._scores = scores
+        self._scores = scores if one_scale is None else one_scale
         self._defective = defective
+        every = np.arange(len(scores))
+        of_fold = [every] if folds is None else [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+        self._within = [_Sorted.of(scores, rows, defective) for rows in of_fold]
+        self._pooled = _Sorted.of(self._scores, every, defective)
+        self.names: tuple[str, ...] = NAMES if len(of_fold) < 2 else (NAMES[0], POOLED, *NAMES[1:])
         self.called = None if thresholds is None else scores >= thresholds
         self.whys = self._find_whys(why)
         self.units: Mapping[str, npt.NDArray[np.bool_]] = {
@@ -62,7 +77,7 @@ class ImageMetrics:
 
     def point(self) -> dict[str, float]:
         """Value of each metric."""
-        return {name: float(value[0]) for name, value in self.values(np.ones((1, len(self._place)))).items()}
+        return {name: float(value[0]) for name, value in self.values(np.ones((1, len(self._defective)))).items()}
 
     def curves(self) -> dict[str, Curve]:
         """`roc` and `pr`, see `evaluation.curves`."""
@@ -70,20 +85,21 @@ class ImageMetrics:
 
     def values(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
         """Value of each metric for images counted `weights` times, S x N: S values each."""
-        step = max(1, _CHUNK // max(1, len(self._place)))
+        step = max(1, _CHUNK // max(1, len(self._defective)))
         pieces = [self._some(weights[start : start + step]) for start in range(0, len(weights), step)]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _some(self, weights: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float64]]:
-        order = np.argsort(self._place, kind="stable")
-        starts = np.searchsorted(self._place[order], np.arange(len(self._values)))
-        bad = np.add.reduceat((weights * self._defective)[:, order], starts, axis=1)
-        good = np.add.reduceat((weights * ~self._defective)[:, order], starts, axis=1)
+        good, bad = self._pooled.counts(weights)
+        within = [ranking.wins_and_pairs(*fold.counts(weights)) for fold in self._within]
+        wins, pairs = (sum(each) for each in zip(*within, strict=True))
         found = {
-            "auroc": ranking.auroc(good, bad),
+            "auroc": ranking.ratio(wins, pairs),
             "ap": ranking.average_precision(good, bad),
             "f1_max": ranking.f1_max(good, bad),
         }
+        if POOLED in self.names:
+            found[POOLED] = ranking.auroc(good, bad)
         if self.called is not None:
             hits, alarms = (
                 weights @ (self.called & self._defective),
@@ -104,8 +120,45 @@ class ImageMetrics:
         elif not self.called.any():
             whys["precision"] = "no image is called defective"
         if not self._defective.any():
-            needs = ("auroc", "ap", "f1_max", "precision", "recall", "escape_rate")
+            needs = ("auroc", POOLED, "ap", "f1_max", "precision", "recall", "escape_rate")
             whys |= dict.fromkeys(needs, "there is no defective image")
         if self._defective.all():
-            whys |= dict.fromkeys(("auroc", "overkill_rate"), "there is no good image")
-        return whys
+            whys |= dict.fromkeys(("auroc", POOLED, "overkill_rate"), "there is no good image")
+        if "auroc" not in whys and not any(fold.mixed for fold in self._within):
+            whys["auroc"] = "no fold has both good and defective images"
+        return {name: why for name, why in whys.items() if name in self.names}
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """Some of N images by ascending score.
+
+    Attributes:
+        rows: Places of the images, M.
+        starts: Where in `rows` a higher score begins, B, the first being 0.
+        defective: Whether each is defective, M.
+    """
+
+    rows: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+    defective: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, scores: npt.NDArray[Any], rows: npt.NDArray[np.intp], defective: npt.NDArray[np.bool_]) -> _Sorted:
+        """Sort the images `rows` of N."""
+        ordered = rows[np.argsort(scores[rows], kind="stable")]
+        starts = np.flatnonzero(np.append(True, np.diff(scores[ordered]) > 0))
+        return cls(ordered, starts, defective[ordered])
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are good and defective ones."""
+        return bool(self.defective.any() and not self.defective.all())
+
+    def counts(self, weights: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Good and defective images of each distinct score, S x B each, for N images counted `weights` times, S x N."""
+        mine = weights[:, self.rows]
+        good, defective = (
+            np.add.reduceat(mine * kind, self.starts, axis=1) for kind in (~self.defective, self.defective)
+        )
+        return good, defective

@@ -5,7 +5,8 @@
 
 The same numbers as `pycocotools.cocoeval.COCOeval` (https://github.com/cocodataset/cocoapi) for every kind (`bbox`,
 `segm`): `ap` over IoU .50 to .95, `ap50`, `ap75`, and the average recall with 1, 10 and 100 detections per image (and
-type), `ar1`, `ar10`, `ar100`. Detections are matched once; the curves are then accumulated here, with every image
+type), `ar1`, `ar10`, `ar100`. With another limit than 100 the figures are those of COCO's `maxDets` [1, 10, limit],
+and the last recall is named by it. Detections are matched once; the curves are then accumulated here, with every image
 counted as often as it is asked for. Images without a defect count with their false positives.
 
 By defect size: `ap`, `ap50` and `ar100` in bands of area, in pixels of the image. COCO's own bands end at 32² and 96²
@@ -40,7 +41,7 @@ NO_MASKS = "the detections have no masks"
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 
-#: Detections of one type in one image that are looked at, the surest first.
+#: Detections of one type in one image that COCO looks at, the surest first.
 MOST_DETECTIONS = 100
 
 #: Smallest and largest area of a defect in pixels, both inclusive, by name.
@@ -59,10 +60,11 @@ _CHUNK = 10_000_000
 Array = npt.NDArray[Any]
 
 
-def names(bands: Bands = BANDS) -> tuple[str, ...]:
+def names(bands: Bands = BANDS, most: int = MOST_DETECTIONS) -> tuple[str, ...]:
     """Names of all metrics, those of all sizes first."""
-    of_all = [f"{kind}_{name}" for kind in KINDS for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")]
-    by_size = [f"{kind}_{name}_{band}" for kind in KINDS for band in bands for name in ("ap", "ap50", "ar100")]
+    recalls = [f"ar{level}" for level in _recall_levels(most)]
+    of_all = [f"{kind}_{name}" for kind in KINDS for name in ("ap", "ap50", "ap75", *recalls)]
+    by_size = [f"{kind}_{name}_{band}" for kind in KINDS for band in bands for name in ("ap", "ap50", recalls[-1])]
     return (*of_all, *by_size)
 
 
@@ -76,6 +78,11 @@ class InstanceMetrics:
         by_type: Whether a detection must name the right defect type; otherwise the type is ignored.
         no_boxes: Why boxes are not judged; empty where they are.
         bands: Bands of defect area.
+        most: Detections of one type in one image that are looked at, the surest first.
+        one_scale: Confidences that order detections of different images, one for each result; by default their own.
+
+    Attributes:
+        images_cut: Number of images some of whose detections are not looked at.
 
     Raises:
         RunError: When a detection names an unknown type.
@@ -90,10 +97,13 @@ class InstanceMetrics:
         by_type: bool,
         no_boxes: str = "",
         bands: Bands = BANDS,
+        most: int = MOST_DETECTIONS,
+        one_scale: npt.NDArray[np.float64] | None = None,
     ) -> None:
         """Match the detections of every image."""
-        self.names = names(bands)
-        self._bands = bands
+        self.names = names(bands, most)
+        self._bands, self._most, self._one_scale = bands, most, one_scale
+        self.images_cut = 0
         self._image_count = len(image_ids)
         self._types = [category["id"] for category in dataset.categories]
         self._by_type = by_type and all(result["category_id"] is not None for result in results)
@@ -124,7 +134,7 @@ class InstanceMetrics:
                 found[f"{kind}_ap50{suffix}"] = _mean_over_types(precision[:, 0])
                 if not band:
                     found[f"{kind}_ap75"] = _mean_over_types(precision[:, 5])
-                for most in (100,) if band else (1, 10, 100):
+                for most in (self._most,) if band else _recall_levels(self._most):
                     recall = [matched.recall(by_image, most).mean(axis=0) for matched in types]
                     found[f"{kind}_ar{most}{suffix}"] = _mean_over_types(np.stack(recall))
         return found
@@ -134,8 +144,10 @@ class InstanceMetrics:
         true, least = self._true, float(IOU_THRESHOLDS[0])
         rank = ranks(found.scores, found.units)
         # As in COCO: surest first, of equals that of the earlier image, and within an image the earlier one.
-        order = np.lexsort((rank, found.images, -found.scores, found.types))
-        order = order[rank[order] < MOST_DETECTIONS]
+        scores = found.scores if self._one_scale is None else self._one_scale
+        order = np.lexsort((rank, found.images, -scores, found.types))
+        order = order[rank[order] < self._most]
+        self.images_cut = len(np.unique(found.images[rank >= self._most]))
         found, rank = found.taken(order), rank[order]
         if kind == "bbox":
             pairs = box_pairs(found.boxes, found.units, true.boxes, true.units, least)
@@ -241,6 +253,11 @@ def _mean_precision(true: Array, false: Array, wanted: Array) -> npt.NDArray[np.
     levels = np.diff(reached, axis=0, prepend=0)
     mean: npt.NDArray[np.float64] = (best * levels).sum(axis=0) / len(RECALL_LEVELS)
     return mean
+
+
+def _recall_levels(most: int) -> tuple[int, ...]:
+    """Numbers of detections that recall is told for, ascending, the last being `most`."""
+    return (*(level for level in (1, 10) if level < most), most)
 
 
 def _chunks(samples: int, height: int) -> Iterator[slice]:

@@ -20,7 +20,8 @@ is taken and named in `method`. N groups count as N independent observations the
 
 * `newcombe`, for an AUROC: all θ with (θ̂ - θ)² ≤ z² θ(1-θ)/(mn) · [1 + h·((1-θ)/(2-θ) + θ/(1+θ))], m good
   and n defective groups, h = (m+n)/2 - 1. Method 5 of R. G. Newcombe, "Confidence intervals for an effect
-  size measure based on the Mann-Whitney statistic. Part 2", Statistics in Medicine 25 (2006) 559-573.
+  size measure based on the Mann-Whitney statistic. Part 2", Statistics in Medicine 25 (2006) 559-573. For an AUROC
+  within folds, the mean over folds weighted by their m·n pairs, the variance is that of this mean.
 * `wilson`, for everything else, as if it were a share p of N groups:
   (p + z²/2N ± z·√(p(1-p)/N + z²/4N²)) / (1 + z²/N). E. B. Wilson, JASA 22 (1927) 209-212.
 """
@@ -92,6 +93,8 @@ class Resampling:
         drawn: Number of samples in all, S, for comparisons; at least `samples`, which are the first of them.
         seed: Seed of the draws; the same seed gives the same samples to every run on the same images, and more of
             them begin with the same.
+        folds: Which model judged each image, N, for the intervals of an AUROC within models; the draws do not depend
+            on it. By default one judged all.
 
     Attributes:
         samples: Number of samples of an interval.
@@ -106,8 +109,10 @@ class Resampling:
         samples: int,
         drawn: int | None = None,
         seed: int,
+        folds: npt.NDArray[Any] | None = None,
     ) -> None:
         """Draw the samples."""
+        self._folds = np.zeros(len(groups)) if folds is None else folds
         self.samples = samples
         self._groups = groups
         self._defective = defective
@@ -165,9 +170,12 @@ class Resampling:
         if len(defined) and np.ptp(defined) > 1e-12:
             low, high = np.percentile(defined, bca_levels(defined, value, acceleration))
             return {"low": min(max(0.0, float(low)), value), "high": max(min(1.0, float(high)), value)}
-        good, bad = self.group_count(images & ~self._defective), self.group_count(images & self._defective)
-        if name == "auroc" and good and bad:
-            low, high = newcombe(value, good, bad)
+        parts = [self._folds == fold for fold in np.unique(self._folds)] if name == "auroc" else [images]
+        counts = [
+            [self.group_count(images & part & kind) for kind in (~self._defective, self._defective)] for part in parts
+        ]
+        if name.startswith("auroc") and any(good and bad for good, bad in counts):
+            low, high = newcombe(value, *zip(*counts, strict=True))
             return {"low": low, "high": high, "method": "newcombe"}
         low, high = wilson(value, self.group_count(images))
         return {"low": low, "high": high, "method": "wilson"}
@@ -215,13 +223,20 @@ def bca_levels(sampled: npt.NDArray[np.float64], centre: float, acceleration: fl
     return 100 * _NORMAL.cdf(ends[0]), 100 * _NORMAL.cdf(ends[1])
 
 
-def newcombe(value: float, good: int, defective: int) -> tuple[float, float]:
-    """Score-type 95 % interval of an AUROC of `good` and `defective` observations, as the module says."""
-    half = (good + defective) / 2 - 1
+def newcombe(value: float, good: npt.ArrayLike, defective: npt.ArrayLike) -> tuple[float, float]:
+    """Score-type 95 % interval of an AUROC of `good` and `defective` observations, as the module says.
+
+    Args:
+        value: The AUROC, within folds where there are several.
+        good: Number of good observations, or that of each fold.
+        defective: Number of defective ones, likewise; some fold has both.
+    """
+    good, defective = np.asarray(good, np.float64), np.asarray(defective, np.float64)
+    pairs, half = good * defective, (good + defective) / 2 - 1
 
     def excess(theta: float) -> float:
-        spread = 1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-        return (value - theta) ** 2 - Z**2 * theta * (1 - theta) / (good * defective) * spread
+        spread = pairs * (1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta)))
+        return float((value - theta) ** 2 - Z**2 * theta * (1 - theta) * spread.sum() / pairs.sum() ** 2)
 
     return _crossing(excess, 0.0, value), _crossing(excess, 1.0, value)
 

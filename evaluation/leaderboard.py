@@ -21,6 +21,7 @@ from typing import Any
 from evaluation._leaderboard_markdown import Row as Row
 from evaluation._leaderboard_markdown import markdown
 from evaluation.comparison import Comparison, compare_all, samples_needed
+from evaluation.instance_metrics import MOST_DETECTIONS
 from evaluation.metrics import SAMPLES, Evaluation, evaluate, image_ids_sha256, truth_sha256
 from evaluation.tables import Table, tables
 from maskbridge.dataset import Dataset
@@ -120,6 +121,7 @@ def evaluate_runs(
     dataset: Path | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
+    max_detections: int = MOST_DETECTIONS,
 ) -> Leaderboard:
     """Evaluate runs and put them side by side; nothing is written.
 
@@ -129,6 +131,7 @@ def evaluate_runs(
         dataset: Where the dataset lies; by default where each run.json says.
         samples: Bootstrap samples of an interval; comparisons draw more where there are many pairs.
         seed: Their seed.
+        max_detections: Detections of an image that COCO figures look at, the surest first.
 
     Raises:
         RunError: When there is no run, a run is named twice, a run or its predictions do not fit the dataset, or two
@@ -143,7 +146,7 @@ def evaluate_runs(
     _refuse_different_images(runs, datasets, parts)
     drawn = max(samples, samples_needed(len(runs)))
     evaluations = [
-        evaluate(run, its_dataset, its_part, samples=samples, drawn=drawn, seed=seed)
+        evaluate(run, its_dataset, its_part, samples=samples, drawn=drawn, seed=seed, max_detections=max_detections)
         for run, its_dataset, its_part in track(list(zip(runs, datasets, parts, strict=True)), "evaluate")
     ]
     comparisons: dict[str, tuple[Comparison, ...]] = {}

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from evaluation import image_metrics, instance_metrics, mask_metrics, pixel_metrics
 from evaluation.curves import Curve
 from evaluation.image_metrics import ImageMetrics
-from evaluation.instance_metrics import InstanceMetrics
+from evaluation.instance_metrics import MOST_DETECTIONS, InstanceMetrics
 from evaluation.intervals import Family, Metric, Resampling, measure
 from evaluation.pixel_metrics import PixelMetrics
 from evaluation.type_metrics import TYPE_NAMES, TypeMetrics, detection_rate_by_type, recall_by_type, type_recall
@@ -30,7 +30,9 @@ from maskbridge.dataset import GOOD, Dataset
 from maskbridge.derive import PredictionView
 from maskbridge.errors import RunError
 from maskbridge.files import sha256_bytes
+from maskbridge.fold_ranks import FoldRanks, Kind, mapped
 from maskbridge.predictions import Result, Run
+from maskbridge.progress import say
 
 Sampled = dict[str, dict[str, npt.NDArray[np.float64]]]
 
@@ -51,6 +53,7 @@ class Evaluation:
         sampled: By family and metric the value in each bootstrap sample, S; the same samples for every run on the
             same images. Metrics without a value are missing.
         curves: `roc`, `pr` and `pro`, as `evaluation.curves` has them; what is undefined is missing.
+        ranks: How values of the folds are brought on one scale; None where they are on one as they are.
     """
 
     run: Run
@@ -60,10 +63,18 @@ class Evaluation:
     metrics: dict[str, Any]
     sampled: Sampled
     curves: dict[str, Curve]
+    ranks: FoldRanks | None = None
 
 
 def evaluate(
-    run: Run, dataset: Dataset, part: str, *, samples: int = SAMPLES, drawn: int | None = None, seed: int = 0
+    run: Run,
+    dataset: Dataset,
+    part: str,
+    *,
+    samples: int = SAMPLES,
+    drawn: int | None = None,
+    seed: int = 0,
+    max_detections: int = MOST_DETECTIONS,
 ) -> Evaluation:
     """Compute every metric of a part.
 
@@ -74,25 +85,28 @@ def evaluate(
         samples: Bootstrap samples of an interval.
         drawn: Samples drawn in all, for comparisons; at least `samples`, which are the first of them.
         seed: Their seed.
+        max_detections: Detections of an image that COCO figures look at, the surest first.
 
     Raises:
         RunError: When the part has no images, or the predictions do not fit them.
     """
-    view = PredictionView(run, dataset, part)
+    view = PredictionView(run, dataset, part, most_detections=max_detections)
     if not view.image_ids:
         raise RunError(f"the part {part} has no images", where=run.path, found=f"fold {run.info['fold']}")
     images = [dataset.image_by_id[image_id] for image_id in view.image_ids]
     defective = np.array([not image.is_good for image in images], bool)
     groups = np.array([image.group for image in images], np.int64)
-    resampling = Resampling(groups, defective, samples=samples, drawn=drawn, seed=seed)
     folds = _folds(view) if part == "crossval" else {}
+    fold_of = np.array([view.fold(image_id) for image_id in view.image_ids])
+    resampling = Resampling(groups, defective, samples=samples, drawn=drawn, seed=seed, folds=fold_of)
+    judged = _Judged(view, defective, FoldRanks.of(run, dataset) if part == "crossval" else None, max_detections)
 
     families: dict[str, dict[str, Metric]] = {}
     sampled: Sampled = {}
     by_fold: dict[str, Any] = {}
     curves: dict[str, Curve] = {}
     for name, build in _FAMILIES.items():
-        family, derived = build(view, defective)
+        family, derived = build(judged)
         if isinstance(family, dict):
             families[name], sampled[name] = family, {}
             continue
@@ -115,9 +129,25 @@ def evaluate(
         "intervals": {"level": 0.95, "samples": samples, "seed": seed, "groups": len(np.unique(groups))},
         **families,
         **({"folds": by_fold} if folds else {}),
+        **({} if judged.ranks is None else {"mapping": judged.ranks.to_json()}),
+        "detections": {"most_per_image": max_detections, "images_cut": judged.images_cut},
         "cost": _cost(run),
     }
-    return Evaluation(run=run, dataset=dataset, part=part, view=view, metrics=metrics, sampled=sampled, curves=curves)
+    if judged.images_cut:
+        say(
+            f"{run.path}: {judged.images_cut} images have more than {max_detections} detections; COCO figures look at "
+            "the surest alone (--max-detections)"
+        )
+    return Evaluation(
+        run=run,
+        dataset=dataset,
+        part=part,
+        view=view,
+        metrics=metrics,
+        sampled=sampled,
+        curves=curves,
+        ranks=judged.ranks,
+    )
 
 
 def image_ids_sha256(image_ids: Sequence[int]) -> str:
@@ -141,55 +171,100 @@ def truth_sha256(dataset: Dataset, image_ids: Sequence[int]) -> str:
 Built = tuple[Family | dict[str, Metric], bool]
 
 
-def _image_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+@dataclass
+class _Judged:
+    """What families are built from.
+
+    Attributes:
+        view: Predictions of the part.
+        defective: Whether each image is defective, N.
+        ranks: How values of the folds are brought on one scale; None where they are on one as they are.
+        max_detections: Detections of an image that are looked at.
+        images_cut: Number of images that have more.
+    """
+
+    view: PredictionView
+    defective: npt.NDArray[np.bool_]
+    ranks: FoldRanks | None
+    max_detections: int
+    images_cut: int = 0
+
+    def one_scale(self, kind: Kind, image_ids: Sequence[int], values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Values of some images on one scale."""
+        ranks = None if self.ranks is None else self.ranks[kind]
+        return mapped(ranks, [self.view.fold(image_id) for image_id in image_ids], values)
+
+
+def _image_family(judged: _Judged) -> Built:
+    view = judged.view
     scores, thresholds = view.scores(), view.threshold("image")
     if scores.value is None:
         return _none(image_metrics.NAMES, scores.why), False
     values = np.array([scores.value[i] for i in view.image_ids])
     cuts = None if thresholds.value is None else np.array([thresholds.value[i] for i in view.image_ids])
-    return ImageMetrics(values, defective, cuts, thresholds.why), scores.derived
+    family = ImageMetrics(
+        values,
+        judged.defective,
+        cuts,
+        thresholds.why,
+        folds=np.array([view.fold(i) for i in view.image_ids]),
+        one_scale=judged.one_scale("image", view.image_ids, values),
+    )
+    return family, scores.derived
 
 
-def _image_recall_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
-    family, derived = _image_family(view, defective)
+def _image_recall_by_type_family(judged: _Judged) -> Built:
+    view = judged.view
+    family, derived = _image_family(judged)
     if isinstance(family, ImageMetrics) and family.called is not None:
         return recall_by_type(view.dataset, view.image_ids, family.called), derived
     return _none(_types(view), view.scores().why or view.threshold("image").why), False
 
 
-def _pixel_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+def _pixel_family(judged: _Judged) -> Built:
+    view = judged.view
     maps = view.maps()
     if maps.value is None:
         return _none(pixel_metrics.NAMES, maps.why), False
-    return PixelMetrics(view, maps.value), maps.derived
+    return PixelMetrics(view, maps.value, None if judged.ranks is None else judged.ranks["pixel"]), maps.derived
 
 
-def _instance_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
-    return _instances(view, by_type=False)
+def _instance_family(judged: _Judged) -> Built:
+    return _instances(judged, by_type=False)
 
 
-def _instance_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
-    return _instances(view, by_type=True)
+def _instance_by_type_family(judged: _Judged) -> Built:
+    return _instances(judged, by_type=True)
 
 
-def _instances(view: PredictionView, *, by_type: bool) -> Built:
-    results = view.detections()
+def _instances(judged: _Judged, *, by_type: bool) -> Built:
+    view, most = judged.view, judged.max_detections
+    results, names = view.detections(), instance_metrics.names(most=most)
     if results.value is None:
-        return _none(instance_metrics.names(), results.why), False
+        return _none(names, results.why), False
     if by_type and (view.given_why or results.derived):
-        why = view.given_why or "detections derived from a map are of unknown type"
-        return _none(instance_metrics.names(), why), False
-    found = _judged(view, results.value)
-    family = InstanceMetrics(view.dataset, view.image_ids, found, by_type=by_type, no_boxes=view.given_why)
+        return _none(names, view.given_why or "detections derived from a map are of unknown type"), False
+    found = _can_be_judged(view, results.value)
+    family = InstanceMetrics(
+        view.dataset,
+        view.image_ids,
+        found,
+        by_type=by_type,
+        no_boxes=view.given_why,
+        most=most,
+        one_scale=judged.one_scale("detection", [r["image_id"] for r in found], [r["score"] for r in found]),
+    )
+    judged.images_cut = max(judged.images_cut, family.images_cut, results.images_cut)
     return family, results.derived
 
 
-def _judged(view: PredictionView, results: Sequence[Result]) -> list[Result]:
+def _can_be_judged(view: PredictionView, results: Sequence[Result]) -> list[Result]:
     """Detections that can be right or wrong: not those in a defect image without a mask."""
     return [result for result in results if result["image_id"] not in view.dataset.without_mask]
 
 
-def _detection_rate_by_type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+def _detection_rate_by_type_family(judged: _Judged) -> Built:
+    view = judged.view
     results, thresholds = view.detections(), view.threshold("detection")
     if results.value is None or thresholds.value is None:
         return _none(_types(view), results.why or thresholds.why), False
@@ -197,7 +272,8 @@ def _detection_rate_by_type_family(view: PredictionView, defective: npt.NDArray[
     return rates, results.derived
 
 
-def _mask_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+def _mask_family(judged: _Judged) -> Built:
+    view = judged.view
     results, thresholds = view.detections(), view.threshold("detection")
     if results.value is None:
         return _none(mask_metrics.NAMES, results.why), False
@@ -209,21 +285,23 @@ def _mask_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Buil
     return overlap, results.derived
 
 
-def _type_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+def _type_family(judged: _Judged) -> Built:
+    view = judged.view
     types = view.types()
     if types.value is None:
         return _none(TYPE_NAMES, types.why), False
     return TypeMetrics(view.dataset, view.image_ids, types.value), types.derived
 
 
-def _type_recall_family(view: PredictionView, defective: npt.NDArray[np.bool_]) -> Built:
+def _type_recall_family(judged: _Judged) -> Built:
+    view = judged.view
     types = view.types()
     if types.value is None:
         return _none((GOOD, *_types(view)), types.why), False
     return type_recall(view.dataset, view.image_ids, types.value), types.derived
 
 
-_FAMILIES: dict[str, Callable[[PredictionView, npt.NDArray[np.bool_]], Built]] = {
+_FAMILIES: dict[str, Callable[[_Judged], Built]] = {
     "image": _image_family,
     "image_recall_by_type": _image_recall_by_type_family,
     "pixel": _pixel_family,
@@ -252,7 +330,10 @@ def _folds(view: PredictionView) -> dict[str, npt.NDArray[np.bool_]]:
 
 def _over_folds(family: Family, folds: dict[str, npt.NDArray[np.bool_]]) -> dict[str, Any]:
     """Value of each fold by itself, with mean and standard deviation of those defined."""
-    values = family.values(np.stack(list(folds.values())).astype(np.float64))
+    if isinstance(family, PixelMetrics):  # its values of weighted images come from coarser bins
+        values = family.of_folds()
+    else:
+        values = family.values(np.stack(list(folds.values())).astype(np.float64))
     summary: dict[str, Any] = {}
     for name in family.names:
         if name in family.whys:

@@ -24,9 +24,17 @@ Values = npt.NDArray[np.float64]
 
 def auroc(good: Array, defective: Array) -> Values:
     """Chance that a defective one scores above a good one; NaN where either is missing."""
+    return ratio(*wins_and_pairs(good, defective))
+
+
+def wins_and_pairs(good: Array, defective: Array) -> tuple[Values, Values]:
+    """Pairs of a good and a defective one in which the defective one scores above, ties by half, and all pairs.
+
+    Both can be added up over parts that are not to be compared with each other.
+    """
     good, defective = _as_float(good), _as_float(defective)
     below = np.cumsum(good, axis=-1) - good / 2
-    return ratio((defective * below).sum(axis=-1), good.sum(axis=-1) * defective.sum(axis=-1))
+    return (defective * below).sum(axis=-1), good.sum(axis=-1) * defective.sum(axis=-1)
 
 
 def average_precision(good: Array, defective: Array) -> Values:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from maskbridge.dataset import GOOD, Dataset
 from maskbridge.detection_checks import check_in_image, in_order_of_truth
 from maskbridge.errors import RunError
-from maskbridge.painting import detections_from_map, map_from_detections
+from maskbridge.painting import MOST_DETECTIONS, detections_from_map, map_from_detections
 from maskbridge.pixel_counts import resized
 from maskbridge.predictions import Result, Run
 
@@ -39,11 +39,13 @@ class Found(Generic[Value]):
         value: The predictions; None where there are none and none follow.
         derived: Whether they follow from others.
         why: Why there are none.
+        images_cut: Number of images of which only the surest ones were made.
     """
 
     value: Value | None
     derived: bool = False
     why: str = ""
+    images_cut: int = 0
 
 
 class PredictionView:
@@ -55,6 +57,7 @@ class PredictionView:
         part: `val`, `test` or `crossval`.
         image_ids: Images of the part; by default those of the run's fold (`part_image_ids`).
         thresholds: By fold and kind, as in run.json, which is the default.
+        most_detections: Detections derived from one map at most, the highest first.
 
     Attributes:
         given_why: Why images, pixels and boxes cannot be judged of a run that was given truth; empty for other runs.
@@ -68,11 +71,13 @@ class PredictionView:
         *,
         image_ids: Sequence[int] | None = None,
         thresholds: Thresholds | None = None,
+        most_detections: int = MOST_DETECTIONS,
     ) -> None:
         """Remember where to look; nothing is read yet."""
         self.run = run
         self.dataset = dataset
         self.part = part
+        self._most_detections = most_detections
         given = f"the run was given the {run.truth_given}, which exist only where there is a defect"
         self.given_why = "" if run.truth_given is None else given
         self.image_ids = tuple(part_image_ids(run, dataset, part) if image_ids is None else image_ids)
@@ -209,11 +214,14 @@ class PredictionView:
         if maps.value is None or threshold.value is None:
             return Found(None, why=threshold.why)
         derived: list[Result] = []
+        most, images_cut = self._most_detections, 0
         for image_id in self.image_ids:
             size_hw = self.dataset.image_by_id[image_id].size_hw
             full = resized(maps.value(image_id), size_hw, where=f"image {image_id}")
-            derived += detections_from_map(full, threshold.value[image_id], image_id)
-        return Found(derived, derived=True)
+            found = detections_from_map(full, threshold.value[image_id], image_id, most + 1)
+            derived += found[:most]
+            images_cut += len(found) > most
+        return Found(derived, derived=True, images_cut=images_cut)
 
     def _given_map(self, image_id: int) -> npt.NDArray[np.float32]:
         anomaly_map = self.run.map(self.part, image_id)

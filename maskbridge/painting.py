@@ -44,16 +44,19 @@ def map_from_detections(results: Sequence[Result], size_hw: tuple[int, int]) -> 
     return painted
 
 
-def detections_from_map(anomaly_map: npt.NDArray[np.float32], threshold: float, image_id: int) -> list[Result]:
+def detections_from_map(
+    anomaly_map: npt.NDArray[np.float32], threshold: float, image_id: int, most: int = MOST_DETECTIONS
+) -> list[Result]:
     """Make each 8-connected component of the pixels at or above the threshold a detection of unknown type.
 
     Args:
         anomaly_map: H x W, float32, at the size of the image.
         threshold: Smallest value that belongs to a defect.
         image_id: Id of the image.
+        most: Detections at most, the highest first.
 
     Returns:
-        COCO results by descending score, at most `MOST_DETECTIONS`: score = largest value of the component,
+        COCO results by descending score: score = largest value of the component,
         half-open tight box, RLE.
     """
     above = (anomaly_map >= np.float32(threshold)).view(np.uint8)
@@ -66,7 +69,7 @@ def detections_from_map(anomaly_map: npt.NDArray[np.float32], threshold: float, 
     highest = np.full(count, -np.inf, np.float32)
     np.maximum.at(highest, labels[inside].astype(np.intp), anomaly_map[top : top + height, left : left + width][inside])
     results: list[Result] = []
-    for label in sorted(range(1, count), key=lambda label: -highest[label])[:MOST_DETECTIONS]:
+    for label in sorted(range(1, count), key=lambda label: -highest[label])[:most]:
         x, y, w, h = (int(value) for value in stats[label, :4])
         piece = labels[y : y + h, x : x + w] == label
         size_hw = (anomaly_map.shape[0], anomaly_map.shape[1])

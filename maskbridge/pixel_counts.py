@@ -1,10 +1,11 @@
 """How many good and defective pixels have which anomaly score, counted map by map in little memory.
 
-    counts = PixelCounts(maps)                          # a quick look at some pixels of each: where do scores crowd?
+    counts = PixelCounts.laid_out(maps, sizes)          # reads the maps once: which scores are there?
     counts.add(anomaly_map, mask, where="image 17")     # for every image; nothing of the map is kept
     counts.good, counts.defective, counts.regions       # per bin, ascending score
 
-Scores are binned by the leading bits of their float32 pattern, turned so that integer order is number order
+Of fewer than a million pixels each distinct score is a bin of its own, and nothing is lost. More are binned by the
+leading bits of their float32 pattern, turned so that integer order is number order
 (http://stereopsis.com/radix.html); negative numbers nearer to zero than 1e-40 count as zero. Such bins are narrow in
 proportion to the score, so that heavy tails cost nothing. The first 16 bits give 65,536 cells; each cell is cut once
 more by as many of the remaining 16 bits as the scores crowded into it are worth, a quarter of a million bins in all.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cv2
@@ -25,7 +26,10 @@ import numpy.typing as npt
 from maskbridge.errors import MaskbridgeError
 from maskbridge.geometry import Mask, frame, region_shares
 
-#: The most bins there are. Half as many without a preview; a quarter after one that finds no heavy bin.
+#: Fewer pixels than this are counted by their distinct scores.
+EXACT_PIXELS = 1_000_000
+
+#: The most bins there are for more pixels. Half as many without a preview; a quarter after one without a heavy bin.
 MOST_BINS = 1 << 20
 
 _CELLS = 1 << 16
@@ -64,6 +68,7 @@ class PixelCounts:
     Args:
         preview: The maps to be counted, at any size, to see where scores crowd; without it all cells are cut
             alike, which leaves the bins .1 % wide.
+        values: All scores there can be, B, float32, ascending and distinct: one bin each, and no preview.
 
     A region is an 8-connected component of an image's mask. `regions`, divided by `region_count` and summed from
     above, is the per-region overlap (PRO).
@@ -72,8 +77,15 @@ class PixelCounts:
         region_count: Number of regions.
     """
 
-    def __init__(self, preview: Iterable[npt.NDArray[Any]] = ()) -> None:
+    def __init__(
+        self, preview: Iterable[npt.NDArray[Any]] = (), *, values: npt.NDArray[np.float32] | None = None
+    ) -> None:
         """Lay out the bins."""
+        self._distinct = values
+        if values is not None:
+            self._turned = np.arange(len(values))
+            self._clear(len(values))
+            return
         crowd = np.zeros(_CELLS, np.int64)
         some_keys = [np.zeros(0, np.int32)]
         for anomaly_map in preview:
@@ -96,6 +108,22 @@ class PixelCounts:
         negative = cells < _CELLS // 2
         self._turned[negative] = ((2 * first + (1 << bits) - 1)[cells] - self._turned)[negative]
         self._clear(len(cells))
+
+    @classmethod
+    def laid_out(cls, maps: Callable[[int], npt.NDArray[Any]], sizes: Mapping[int, tuple[int, int]]) -> PixelCounts:
+        """Bins for the maps of some images, resized to these; nothing is counted yet.
+
+        Args:
+            maps: Anomaly map h x w, float, by image id.
+            sizes: Height and width in pixels of each image that is to be counted, by its id.
+
+        Raises:
+            MaskbridgeError: When a map has values that are not finite.
+        """
+        if sum(height * width for height, width in sizes.values()) >= EXACT_PIXELS:
+            return cls(maps(image_id) for image_id in sizes)
+        found = [np.unique(resized(maps(i), size_hw, where=f"image {i}")) for i, size_hw in sizes.items()]
+        return cls(values=np.unique(np.concatenate([np.zeros(0, np.float32), *found])))
 
     def _clear(self, count: int) -> None:
         self._good = np.zeros(count, np.int64)
@@ -144,11 +172,15 @@ class PixelCounts:
     @property
     def lower(self) -> npt.NDArray[np.float32]:
         """Smallest score that falls into each bin, B, float32, ascending."""
+        if self._distinct is not None:
+            return self._distinct
         return _values(self._edges()[:-1])
 
     @property
     def upper(self) -> npt.NDArray[np.float32]:
         """Largest score that falls into each bin, B, float32, ascending."""
+        if self._distinct is not None:
+            return self._distinct
         return _values(self._edges()[1:] - 1)
 
     def add(self, anomaly_map: npt.NDArray[Any], mask: Mask, *, where: str) -> None:
@@ -206,6 +238,9 @@ class PixelCounts:
 
     def _bin(self, scores: npt.NDArray[np.float32], bins: npt.NDArray[np.intp]) -> None:
         """Bin of each score, before negative ones are turned."""
+        if self._distinct is not None:
+            bins[:] = np.searchsorted(self._distinct, scores)
+            return
         for start in range(0, len(scores), _BLOCK):
             bits = scores[start : start + _BLOCK].view(np.int32)
             layout = self._raw_layout.take(bits >> 16)

@@ -157,7 +157,8 @@ def _pixel_entry(view: PredictionView) -> Entry:
     maps = view.maps()
     if maps.value is None:
         return _none(maps.why)
-    counts = PixelCounts(maps.value(image_id) for image_id in view.image_ids)
+    sizes = {image_id: view.dataset.image_by_id[image_id].size_hw for image_id in view.image_ids}
+    counts = PixelCounts.laid_out(maps.value, sizes)
     for image_id in view.image_ids:
         if image_id in view.dataset.without_mask:
             continue

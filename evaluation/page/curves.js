@@ -33,7 +33,7 @@ function share(part, whole) {
 function buildCurves() {
   const folds = data.runs.some((run) => new Set(run.folds).size > 1);
   $("curves-hint").textContent = "Dots: where each run stands at its threshold. Point at a chart to read values."
-    + (folds ? " Curves pool all folds under one threshold, while each image is judged by that of its own fold, so a dot may lie beside its curve." : "");
+    + (folds ? " Curves pool all folds under one threshold, scores being ranks in their fold’s val where the run says so, while each image is judged by that of its own fold, so a dot may lie beside its curve." : "");
   $("slider-hint").textContent =
     "The threshold at rest was fitted without the test images (on val, or on good images held back). Moving it shifts the threshold of every image by "
     + "the same amount and steps through every count these images can give; counts, dots and the images below follow. It shows a trade-off; "

@@ -24,13 +24,14 @@ function buildLeaderboard() {
   const folds = data.runs.some((run) => run.cells.some((cell) => cell.mean !== undefined));
   const notes = [
     "Intervals cover the sampling of images, not of trainings: another seed may move a run further than its interval says.",
-    folds ? "Below a pooled figure stands the mean ± standard deviation over the folds of the cross-validation, each fold taken by itself." : null,
-    "° all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else.",
+    folds ? "Cross-validated: image AUROC, pixel AUROC and AUPRO compare only images that one fold’s model judged; AP and F1max go by ranks in the fold’s val. Below a figure stands the mean ± standard deviation over the folds of the cross-validation, each fold taken by itself." : null,
+    "° all bootstrap samples agree: score interval, Newcombe's for an AUROC, Wilson's for everything else; of a difference, one made of those of both runs.",
     "* derived: follows from other predictions of the run, such as an image score from detections, or detections from the map at its pixel threshold.",
     "Oracle: at the threshold only the truth could choose. Accuracy, escape and overkill use thresholds fitted without the test images.",
     "Escape rate: share of defective images that pass as good. Overkill rate: share of good images that are called defective.",
     "Mask IoU and Dice: mean over all defects, each with the one mask that is assigned to it, 0 without one; false alarms cost nothing here.",
     ...new Set(data.runs.flatMap((run) => run.marks.map(([mark, note]) => `${mark} ${note}.`))),
+    ...data.runs.map((run) => run.cutNote),
   ];
   const hidden = data.columns.filter((_, place) => data.runs.every((run) => run.cells[place].v === null));
   if (hidden.length) notes.push(`No run has a value of: ${hidden.map((column) => column.heading).join(", ")}.`);
@@ -105,8 +106,13 @@ function boardCell(runs, run, column) {
   const star = cell.d ? el("abbr", { title: "derived from other predictions of the run", text: "*" }) : null;
   return el("td", { class: "number" },
     el(isBest(runs, run, column) ? "strong" : "span", { class: "value", text: short(cell.v) }), star,
-    cell.l === null || cell.l === undefined ? null : [el("small", {}, `[${short(cell.l)}, ${short(cell.h)}]`, cell.m ? el("abbr", { title: `all bootstrap samples agree: ${cell.m} score interval`, text: "°" }) : null), bar(cell)],
+    cell.l === null || cell.l === undefined ? null : [el("small", {}, `[${short(cell.l)}, ${short(cell.h)}]`, scoreMark(cell)), bar(cell)],
     cell.mean === undefined ? null : el("small", { class: "folds", text: `${short(cell.mean)}${cell.sd === null ? "" : ` ± ${short(cell.sd)}`}` }));
+}
+
+// An interval that is not the bootstrap's.
+function scoreMark(cell) {
+  return cell.m ? el("abbr", { title: `all bootstrap samples agree: ${cell.m} score interval`, text: "°" }) : null;
 }
 
 function bar(cell) {
@@ -175,7 +181,7 @@ function buildByType() {
     const rows = data.tables[0].runs.map((place) => data.runs[place]).map((run) => [run.name, ...types.map((type) => {
       const cell = (run.byType[heading] || {})[type] || { v: null, why: "no such image" };
       if (cell.v === null) return absent(cell.why);
-      return el("span", {}, short(cell.v), cell.d ? "*" : "", cell.l === undefined || cell.l === null ? null : el("small", { text: ` [${short(cell.l)}, ${short(cell.h)}]` }));
+      return el("span", {}, short(cell.v), cell.d ? "*" : "", cell.l === undefined || cell.l === null ? null : el("small", {}, ` [${short(cell.l)}, ${short(cell.h)}]`, scoreMark(cell)));
     })]);
     $("by-type").append(table(`By defect type: share of ${heading}`, ["run", ...types], rows));
   }

@@ -71,12 +71,12 @@ function seenBy(run, image) {
   const judge = judges[run];
   const facts = [];
   if (judge) {
-    facts.push([`score${record.scoresDerived ? " (derived)" : ""}`, figure(record.scores[image])]);
+    facts.push([`score${record.ranked ? ", rank in val" : ""}${record.scoresDerived ? " (derived)" : ""}`, figure(record.scores[image])]);
     const shift = state.cuts[run] === null ? null : judge.cuts[state.cuts[run]];
     if (record.cuts) facts.push([`threshold${record.folds[image] === "official" ? "" : `, fold ${record.folds[image]}`}`, figure(record.cuts[image] + shift)]);
     else facts.push(["threshold", shift === null ? absent(record.cutsWhy) : figure(shift)]);
   } else facts.push(["score", absent(record.scoresWhy)]);
-  const scale = data.pictures.scales[run];
+  const scale = data.pictures.scales[run] && data.pictures.scales[run][record.folds[image]];
   facts.push(["map", scale ? `${record.maps.derived ? "derived, " : ""}shown from ${figure(scale[0])} to ${figure(scale[1])}` : absent(record.maps.why)]);
   return el("figure", {},
     el("figcaption", {}, byline(run)),

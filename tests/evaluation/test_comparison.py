@@ -2,9 +2,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from evaluation.comparison import Comparison, _judged, compare, compare_all, holm, samples_needed
+from evaluation.comparison import (
+    Comparison,
+    _judged,
+    compare,
+    compare_all,
+    comparison_text,
+    holm,
+    p_value,
+    samples_needed,
+)
 from evaluation.metrics import evaluate
 from maskbridge.approach import Prediction
 
@@ -85,6 +95,31 @@ def test_a_metric_that_one_run_lacks_is_told_with_its_reason(dataset, ids, evalu
     found = compare(one, other, "pixel", "auroc")
     assert found == Comparison(family="pixel", metric="auroc", one="a", other="b", pairs=0, sentence=found.sentence)
     assert "cannot be compared on pixel AUROC (a: the run has neither maps" in found.sentence
+
+
+def test_p_is_twice_the_smaller_tail_with_one_more_of_each_worked_by_hand():
+    # 10 samples, one of them not above 0: 2 (1 + 1) / (10 + 1)
+    assert p_value(np.array([-0.1, *[0.2] * 9])) == pytest.approx(4 / 11)
+    assert p_value(np.array([0.1, *[-0.2] * 9])) == pytest.approx(4 / 11)
+    assert p_value(np.full(19, 0.3)) == pytest.approx(2 / 20)  # the smallest there can be
+    assert p_value(np.array([0.0, 0.0, 0.5])) == 1.0  # those at 0 count on both sides
+
+
+def test_mover_takes_the_limbs_that_face_each_other_worked_by_hand(evaluated, ids):
+    """.9 [.6, .94] less .5 [.47, .9]: down by √(.3² + .4²) = .5, up by √(.04² + .03²) = .05."""
+    one, other = (evaluated(name, dict.fromkeys(ids, 0.0)) for name in "ab")
+    for each, value, low, high in ((one, 0.9, 0.6, 0.94), (other, 0.5, 0.47, 0.9)):
+        each.metrics["image"]["recall"] = {"value": value, "low": low, "high": high}
+        each.sampled["image"]["recall"] = np.full(600, value)
+    found, back = compare(one, other, "image", "recall"), compare(other, one, "image", "recall")
+    assert (found.difference, found.low, found.high) == pytest.approx((0.4, -0.1, 0.45))
+    assert (back.difference, back.low, back.high) == pytest.approx((-0.4, -0.45, 0.1))
+    # half a width of .5 towards zero is 1.96 standard deviations
+    assert found.p == back.p == pytest.approx(2 * norm.cdf(-1.959963984540054 * 0.4 / 0.5))
+    assert found.method == "mover"
+    assert "difference .400 [-.100, .450]°" in found.sentence
+    assert "[-.100, .450]°" in comparison_text(one, other, [found])
+    assert "° all bootstrap samples agree" in comparison_text(one, other, [found])
 
 
 def test_holm_worked_by_hand():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from evaluation.curves import MOST_POINTS, image_curves, pro_curve, thinned
+from evaluation.curves import image_curves, pro_curve, thinned
 
 
 def area(points):
@@ -51,5 +51,5 @@ def test_curves_without_defects_or_without_good_images_are_missing():
 def test_a_long_curve_is_thinned_and_keeps_its_ends():
     x = np.linspace(0, 1, 100_000)
     points = thinned(x, x**0.1)
-    assert len(points) <= MOST_POINTS
+    assert len(points) <= 400
     assert (points[0], points[-1]) == ((0.0, 0.0), (1.0, 1.0))

@@ -272,3 +272,50 @@ def truth_results(dataset, ids, truth):
         for prediction in truth(dataset, ids)
         for d in prediction.detections
     ]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 25])
+@pytest.mark.parametrize("by_type", [False, True], ids=["agnostic", "by type"])
+def test_another_limit_of_detections_is_that_of_pycocotools(dataset, ids, by_type, most):
+    results = noisy(dataset, ids, np.random.default_rng(6))
+    family = InstanceMetrics(dataset, ids, results, by_type=by_type, bands={}, most=most)
+    levels = [level for level in (1, 10) if level < most] + [most]
+    point = family.point()
+    assert family.names == names({}, most)
+    recalls = {name for name in point if "_ar" in name}
+    assert recalls == {f"{kind}_ar{level}" for kind in ("bbox", "segm") for level in levels}
+    for kind in ("bbox", "segm"):
+        expected = limited(dataset, ids, results, kind, by_type, levels)
+        assert {name: point[f"{kind}_{name}"] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def limited(dataset, ids, results, kind, by_type, levels):
+    """AP, AP50 and recalls of pycocotools with `maxDets` of one's own."""
+    only = {} if by_type else {"category_id": 1}
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image.id, "height": image.height, "width": image.width} for image in dataset.images],
+        "annotations": [{**annotation, **only} for annotation in dataset.annotations],
+        "categories": [dict(category) for category in dataset.categories],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes([{**r, **only} for r in results]), kind)
+        evaluation.params.imgIds, evaluation.params.maxDets = ids, levels
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision, recall = evaluation.eval["precision"][:, :, :, 0], evaluation.eval["recall"][:, :, 0]
+    figures = {"ap": precision[..., -1], "ap50": precision[0, ..., -1]}
+    figures |= {f"ar{level}": recall[..., place] for place, level in enumerate(levels)}
+    return {name: values[values > -1].mean() for name, values in figures.items()}
+
+
+def test_images_with_more_detections_than_are_looked_at_are_counted(dataset, ids):
+    results = [
+        {"image_id": i, "category_id": 1, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
+        for i, times in ((ids[0], 4), (ids[1], 3), (ids[2], 5))
+        for _ in range(times)
+    ]
+    cut = [InstanceMetrics(dataset, ids, results, by_type=False, most=most).images_cut for most in (2, 3, 4, 5)]
+    assert cut == [3, 2, 1, 0]
+    assert InstanceMetrics(dataset, ids, results, by_type=False).images_cut == 0

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm
 
 from evaluation.image_metrics import ImageMetrics
 from evaluation.intervals import Resampling, bca_levels, measure, newcombe, wilson
@@ -109,6 +109,53 @@ class Mean:
 
     def values(self, weights):
         return {"mean": weights @ self.numbers / weights.sum(axis=1)}
+
+
+def test_samples_equal_to_the_value_count_by_half_worked_by_hand():
+    """Three below, four equal, three above: no bias, so the plain percentiles. Eight equal of ten, two above: .4."""
+    assert bca_levels(np.array([1, 1, 1, 2, 2, 2, 2, 3, 3, 3.0]), 2.0, 0.0) == pytest.approx((2.5, 97.5), abs=1e-6)
+    bias = norm.ppf(0.4)
+    expected = [100 * norm.cdf(2 * bias + z) for z in (-1.959963984540054, 1.959963984540054)]
+    assert bca_levels(np.array([2.0] * 8 + [3.0] * 2), 2.0, 0.0) == pytest.approx(expected)
+
+
+class Offset(Mean):
+    """Its samples lie .05 below its value, as those of coarse bins may."""
+
+    def values(self, weights):
+        return {"mean": super().values(weights)["mean"] - 0.05}
+
+
+def test_samples_are_moved_by_what_coarse_bins_cost():
+    numbers = np.random.default_rng(6).beta(4, 2, 40)
+    resampling = Resampling(np.arange(40), np.ones(40, bool), samples=200, seed=0)
+    (plain, sampled), (moved, of_offset) = (
+        measure(kind(numbers), resampling, derived=False) for kind in (Mean, Offset)
+    )
+    assert of_offset["mean"] == pytest.approx(sampled["mean"])
+    assert moved["mean"] == pytest.approx(plain["mean"])
+
+
+def test_the_score_interval_of_an_auroc_within_folds_has_the_variance_of_the_mean_worked_by_hand():
+    """Folds of 2·3, 4·5 and 0·9 pairs; the last has none. At an end (v - t)² is z² times the variance there."""
+    low, high = newcombe(0.9, [2, 4, 0], [3, 5, 9])
+    for t in (low, high):
+        shared = (1 - t) / (2 - t) + t / (1 + t)
+        variance = t * (1 - t) * (6 * (1 + 1.5 * shared) + 20 * (1 + 3.5 * shared)) / 26**2
+        assert (0.9 - t) ** 2 == pytest.approx(1.959963984540054**2 * variance)
+    assert newcombe(0.9, [7], [8]) == newcombe(0.9, 7, 8)
+
+
+def test_a_perfect_auroc_within_folds_gets_newcombes_interval_of_its_folds():
+    defective, folds = np.tile([False, True, True], 6), np.arange(18) // 6
+    family = ImageMetrics(defective + 10.0 * folds, defective, None, folds=folds)
+    found = measure(family, Resampling(np.arange(18), defective, samples=50, seed=0, folds=folds), derived=False)[0]
+    assert (found["auroc"]["value"], found["auroc"]["method"]) == (1.0, "newcombe")
+    assert found["auroc"]["low"] == newcombe(1.0, [2, 2, 2], [4, 4, 4])[0] < newcombe(1.0, 6, 12)[0]
+    assert "method" not in found["auroc_pooled"]
+    family = ImageMetrics(defective * 1.0, defective, None, folds=folds)
+    found = measure(family, Resampling(np.arange(18), defective, samples=50, seed=0, folds=folds), derived=False)[0]
+    assert found["auroc_pooled"]["low"] == newcombe(1.0, 6, 12)[0]
 
 
 def test_bca_levels_are_those_of_scipy():

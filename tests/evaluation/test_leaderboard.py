@@ -7,7 +7,7 @@ import pytest
 
 from evaluation._report_data import page_data
 from evaluation.leaderboard import evaluate_runs
-from maskbridge.approach import Prediction
+from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
 
@@ -180,6 +180,64 @@ def test_a_dataset_that_has_changed_since_is_refused_with_both_hashes(dataset, i
     )
     with pytest.raises(RunError, match=f"sha256 .*{dataset.annotations_sha256}"):
         evaluate_runs([run.path], samples=5)
+
+
+def many(dataset, ids, specks):
+    """A map, or detections, with `specks` places of two pixels in the first image and one in each other."""
+    for i in ids:
+        anomaly_map = np.zeros((24, 36), np.float32)
+        boxes = [(4 * (n % 9), 4 * (n // 9), 2, 1) for n in range(specks if i == ids[0] else 1)]
+        for number, (x, y, w, h) in enumerate(boxes):
+            anomaly_map[y : y + h, x : x + w] = 1 + number / 100
+        yield i, anomaly_map, boxes
+
+
+@pytest.mark.parametrize("derived", [False, True], ids=["detections", "maps"])
+def test_detections_that_are_cut_off_are_told_and_a_higher_limit_looks_at_them(
+    dataset, ids, new_run, tmp_path, capsys, derived
+):
+    from maskbridge.cli import main
+
+    predictions = [
+        Prediction(image_id=i, map=anomaly_map)
+        if derived
+        else Prediction(
+            image_id=i, detections=[Detection(box_ltwh=box, score=0.5 + n / 100) for n, box in enumerate(boxes)]
+        )
+        for i, anomaly_map, boxes in many(dataset, ids, 7)
+    ]
+    run = new_run(tmp_path / "run", dataset, predictions)
+    for limit, cut in ((6, 1), (7, 0)):
+        assert main(["evaluate", str(run.path), "--samples", "5", "--max-detections", str(limit)]) == 0
+        told = capsys.readouterr()
+        for text in told:
+            assert ("run: 1 images have more than 6 detections" in text) == bool(cut)
+        metrics = json.loads((run.path / "metrics.json").read_text())
+        assert metrics["detections"] == {"most_per_image": limit, "images_cut": cut}
+        assert set(metrics["instance"]) >= {"bbox_ar1", f"bbox_ar{limit}"}
+    assert main(["evaluate", str(run.path), "--samples", "5"]) == 0
+    assert "bbox_ar100" in json.loads((run.path / "metrics.json").read_text())["instance"]
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "x", "10001", "inf", "1e3"])
+def test_a_limit_of_detections_that_is_none_is_a_usage_error(word, tmp_path, capsys):
+    from maskbridge.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(tmp_path), "--max-detections", word])
+    assert stop.value.code == 2
+    assert "is no number of detections from 1 to 10000" in capsys.readouterr().err
+
+
+def test_intervals_that_are_not_the_bootstraps_are_marked_wherever_they_stand(dataset, ids, new_run, truth, tmp_path):
+    runs = [new_run(tmp_path / name, dataset, truth(dataset, ids)) for name in ("one", "two")]
+    board = evaluate_runs([run.path for run in runs], samples=5)
+    text = board.markdown()
+    assert "| 1.000 [.859, 1.000]° |" in text
+    assert "difference .000 [-.141, .141]°, p" in text
+    assert "° all bootstrap samples agree: score interval" in text
+    assert board.to_json()["rows"][0]["metrics"]["image"]["auroc"]["method"] == "newcombe"
+    assert board.to_json()["comparisons"]["image.auroc"][0]["method"] == "mover"
 
 
 def test_no_run_at_all_is_refused():

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.metrics import evaluate, image_ids_sha256
+from evaluation.metrics import evaluate, image_ids_sha256, truth_sha256
 from maskbridge.approach import Detection, Prediction
 from maskbridge.errors import MaskbridgeError
 from maskbridge.files import sha256_bytes
@@ -147,9 +147,33 @@ def test_crossval_judges_each_image_by_its_fold_and_tells_the_folds(dataset, ids
     run = new_run(tmp_path / "run", dataset, predictions, "crossval", "all", thresholds=thresholds)
     metrics = scored(run, dataset, "crossval")
     assert metrics["image"]["accuracy"]["value"] == 1.0
-    assert metrics["image"]["auroc"]["value"] < 1.0
+    assert metrics["image"]["auroc"]["value"] == 1.0
+    assert metrics["image"]["auroc_pooled"]["value"] < 1.0
     auroc = metrics["folds"]["image"]["auroc"]
     assert auroc == {"values": {"0": 1.0, "1": 1.0, "2": 1.0}, "mean": 1.0, "sd": 0.0}
+
+
+def test_the_spread_over_folds_is_that_of_a_sample_worked_by_hand(new_dataset, new_run, tmp_path):
+    """Folds judge (1, 4), (2, 5) and (3, 6): right, a tie, wrong. Mean 1/2, variance (1/4 + 0 + 1/4) / 2."""
+    defect, none = np.ones((5, 8), np.uint8), np.zeros((5, 8), np.uint8)
+    dataset = new_dataset(tmp_path / "d", [defect] * 3 + [none] * 3)
+    scores = {1: 9.0, 4: 1.0, 2: 3.0, 5: 3.0, 3: 0.1, 6: 0.2}
+    run = new_run(
+        tmp_path / "run", dataset, [Prediction(image_id=i, score=s) for i, s in scores.items()], "crossval", "all"
+    )
+    auroc = scored(run, dataset, "crossval")["folds"]["image"]["auroc"]
+    assert auroc["values"] == {"0": 1.0, "1": 0.5, "2": 0.0}
+    assert (auroc["mean"], auroc["sd"]) == (0.5, 0.5)
+
+
+def test_the_hash_of_the_truth_tells_groups_apart(new_dataset, tmp_path):
+    masks = [np.ones((5, 8), np.uint8)] * 3
+    apart, again, together = (
+        new_dataset(tmp_path / name, masks, groups)
+        for name, groups in (("a", [1, 2, 3]), ("b", [1, 2, 3]), ("c", [1, 2, 2]))
+    )
+    assert truth_sha256(apart, [1, 2, 3]) == truth_sha256(again, [1, 2, 3]) != truth_sha256(together, [1, 2, 3])
+    assert truth_sha256(apart, [1, 2]) == truth_sha256(together, [1, 2])
 
 
 def test_the_images_are_named_by_a_hash(dataset, ids, new_run, tmp_path):

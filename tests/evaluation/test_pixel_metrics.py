@@ -9,30 +9,6 @@ from maskbridge.derive import PredictionView
 from maskbridge.errors import MaskbridgeError
 
 
-def exact_aupro(maps, masks, limit):
-    """Sort every pixel; plain and slow."""
-    scores, weights, good, regions = [], [], [], 0
-    for anomaly_map, mask in zip(maps, masks, strict=True):
-        count, labels = cv2.connectedComponents(mask, connectivity=8)
-        share = np.zeros(mask.shape)
-        for label in range(1, count):
-            share[labels == label] = 1 / np.sum(labels == label)
-        regions += count - 1
-        scores.append(anomaly_map.ravel())
-        weights.append(share.ravel())
-        good.append((mask == 0).ravel())
-    scores, weights, good = (np.concatenate(each) for each in (scores, weights, good))
-    order = np.argsort(-scores, kind="stable")
-    scores, weights, good = scores[order], weights[order], good[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
-    rate = np.append(0, np.cumsum(good)[last] / good.sum())
-    overlap = np.append(0, np.cumsum(weights)[last] / regions)
-    inside = rate <= limit
-    at_limit = np.interp(limit, rate, overlap)
-    rate, overlap = np.append(rate[inside], limit), np.append(overlap[inside], at_limit)
-    return np.sum(np.diff(rate) * (overlap[1:] + overlap[:-1]) / 2) / limit
-
-
 def maps_like(kind, masks, rng):
     noise = [rng.normal(mask * 1.0, 1.0).astype(np.float32) for mask in masks]
     if kind == "heavy-tailed":
@@ -58,22 +34,45 @@ def family_of(dataset, new_run, folder, maps, **info):
 
 
 @pytest.mark.parametrize("kind", ["smooth", "heavy-tailed", "tied", "two-valued", "constant", "offset", "saturated"])
-def test_equal_to_sorting_every_pixel(kind, new_dataset, new_run, tmp_path, masks):
+@pytest.mark.parametrize("exact", [True, False], ids=["few pixels", "as if many"])
+def test_equal_to_sorting_every_pixel(kind, exact, new_dataset, new_run, tmp_path, masks, monkeypatch, exact_aupro):
+    """To rounding where there are few pixels; the bins that more of them are counted in cost little."""
+    if not exact:
+        monkeypatch.setattr("maskbridge.pixel_counts.EXACT_PIXELS", 0)
     masks = [np.kron(mask, np.ones((4, 4), np.uint8)) for mask, _ in masks[4:24]]
     dataset = new_dataset(tmp_path / "d", masks)
     maps = maps_like(kind, masks, np.random.default_rng(7))
     point = family_of(dataset, new_run, tmp_path / "run", maps).point()
     labels = np.concatenate([mask.ravel() for mask in masks])
     scores = np.concatenate([each.ravel() for each in maps])
-    assert point["aupro_30"] == pytest.approx(exact_aupro(maps, masks, 0.30), abs=1e-6)
-    assert point["aupro_05"] == pytest.approx(exact_aupro(maps, masks, 0.05), abs=1e-6)
-    assert point["auroc"] == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-6)
-    assert point["ap"] == pytest.approx(reference.average_precision_score(labels, scores), abs=1e-5)
+    assert point["aupro_30"] == pytest.approx(exact_aupro(maps, masks, 0.30), abs=1e-12 if exact else 1e-6)
+    assert point["aupro_05"] == pytest.approx(exact_aupro(maps, masks, 0.05), abs=1e-12 if exact else 1e-6)
+    assert point["auroc"] == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-12 if exact else 1e-6)
+    assert point["ap"] == pytest.approx(reference.average_precision_score(labels, scores), abs=1e-12 if exact else 1e-5)
     precision, recall, _ = reference.precision_recall_curve(labels, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    assert point["f1_max"] == pytest.approx(f1.max(), abs=1e-5)
+    assert point["f1_max"] == pytest.approx(f1.max(), abs=1e-12 if exact else 1e-5)
     called = scores >= 0.5
     assert point["iou"] == pytest.approx(reference.jaccard_score(labels, called))
+
+
+def test_maps_of_a_few_pixels_cost_nothing_worked_by_hand(new_dataset, new_run, tmp_path):
+    """Scores that differ in the last bit alone are told apart; 1 of 2 pixels above all good ones, then one below."""
+    mask = np.array([[1, 0, 0], [1, 0, 0]], np.uint8)
+    steps = np.float32(0.1) + np.arange(6, dtype=np.float32) * np.float32(2**-27)
+    assert len(set(steps.tolist())) == 6
+    maps = [steps[[5, 0, 1, 3, 2, 4]].reshape(2, 3)]
+    point = family_of(new_dataset(tmp_path / "d", [mask]), new_run, tmp_path / "run", maps).point()
+    assert point["auroc"] == pytest.approx((4 + 3) / 8)
+    assert point["ap"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_pixel_at_the_threshold_is_called(new_dataset, new_run, tmp_path):
+    mask = np.array([[1, 1, 0, 0]], np.uint8)
+    cut = {"official": {"pixel": {"value": 0.7, "rule": "given"}}}  # .7 in float32 is below .7 in float64
+    maps = [np.array([[0.7, 0.6, 0.7, 0.1]], np.float32)]
+    point = family_of(new_dataset(tmp_path / "d", [mask]), new_run, tmp_path / "run", maps, thresholds=cut).point()
+    assert point["iou"] == pytest.approx(1 / 3)
 
 
 def test_coarse_bins_stay_close_to_the_fine_ones(dataset, new_run, tmp_path):

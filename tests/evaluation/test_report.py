@@ -296,7 +296,7 @@ def test_maps_without_any_contrast_are_shown_empty(dataset, ids, new_run, tmp_pa
     maps = [Prediction(image_id=i, map=np.full((2, 3), 0.25, np.float32)) for i in ids]
     board = evaluate_runs([new_run(tmp_path / "flat", dataset, maps).path], samples=5)
     pictures = Pictures(board.evaluations, 64)
-    assert pictures.scales == [(0.25, 0.25)]
+    assert pictures.scales == [{"official": (0.25, 0.25)}]
     found = blocks(written(board, tmp_path))
     grey = base64.b64decode(found["pictures-0"][0]["r"][0]["m"])
     assert not cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_GRAYSCALE).any()

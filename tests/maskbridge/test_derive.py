@@ -76,6 +76,18 @@ def test_each_fold_cuts_its_maps_at_its_own_threshold(tmp_path):
     assert view.threshold("pixel").value == {1: 0.5, 2: 0.5, 3: 2.0, 4: 2.0}
 
 
+def test_of_one_map_no_more_detections_are_made_than_asked_for_and_images_with_more_are_counted(tmp_path):
+    specks = [((2 * row, 3 * column, 1, 2), 1 + (row + 5 * column) / 100) for row in range(5) for column in range(5)]
+    maps = {1: a_map(*specks), 2: a_map(*specks[:3]), 3: a_map(*specks[:4]), 4: a_map()}
+    write_predictions(tmp_path / "run", "crossval", [Prediction(image_id=i, map=m) for i, m in maps.items()])
+    run = Run(tmp_path / "run", {"fold": "all", "thresholds": pixel_thresholds(1, 1)})
+    found = PredictionView(run, a_dataset(tmp_path), "crossval", most_detections=3).detections()
+    assert [r["image_id"] for r in found.value] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [r["score"] for r in found.value[:3]] == pytest.approx([1.24, 1.23, 1.22])
+    assert found.images_cut == 2
+    assert PredictionView(run, a_dataset(tmp_path), "crossval").detections().images_cut == 0
+
+
 def test_without_a_pixel_threshold_no_detection_follows_from_a_map(tmp_path):
     thresholds = {
         **pixel_thresholds(0.5),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from maskbridge.errors import MaskbridgeError
-from maskbridge.pixel_counts import MOST_BINS, PixelCounts, resized
+from maskbridge.pixel_counts import PixelCounts, resized
 
 SIZE = (31, 47)
 
@@ -41,7 +41,7 @@ def test_bins_keep_the_order_of_any_scores(anomaly_map):
 def test_there_are_no_more_bins_than_promised_and_their_edges_ascend():
     for preview in ([], [np.linspace(-3, 7, 1000).reshape(10, 100)], [np.zeros((2, 3))]):
         counts = PixelCounts(preview)
-        assert len(counts.good) <= MOST_BINS
+        assert len(counts.good) <= 1_048_576
         assert (np.diff(counts.lower) >= 0).all()
 
 
@@ -65,6 +65,34 @@ def test_good_and_defective_pixels_are_counted_apart():
     assert counts.regions[filled] == pytest.approx([0, 2])
     assert counts.region_count == 2
     assert counts.lower[filled].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(("size_hw", "exact"), [((999, 1001), True), ((1000, 1000), False)])
+def test_fewer_than_a_million_pixels_have_a_bin_for_each_distinct_score(size_hw, exact):
+    maps = {1: np.array([[0.25, 0.5]], np.float32), 2: np.array([[0.5, -0.0, 0.0]], np.float32)}
+    sizes = {1: (1, 2), 2: (1, 3)} if exact else {1: (1, 2), 2: size_hw}
+    counts = PixelCounts.laid_out(maps.__getitem__, sizes)
+    assert (counts.lower.tolist() == [0.0, 0.25, 0.5]) is exact
+    assert (len(counts.good) > 65_535) is not exact
+    constant = PixelCounts.laid_out(lambda _: np.full((2, 3), 0.25, np.float32), {1: size_hw})
+    assert (len(constant.good) == 1) is exact
+
+
+def test_counts_of_each_distinct_score_are_those_of_the_pixels():
+    rng = np.random.default_rng(4)
+    maps = {i: np.round(rng.normal(size=SIZE), 1).astype(np.float32) for i in (1, 2)}
+    counts = PixelCounts.laid_out(maps.__getitem__, dict.fromkeys(maps, SIZE))
+    part = counts.empty()
+    for i in maps:
+        part.add(maps[i], a_mask(), where="it")
+    counts += part
+    scores, masks = np.concatenate([each.ravel() for each in maps.values()]), np.tile(a_mask().ravel(), 2)
+    values = np.unique(scores)
+    assert np.array_equal(counts.lower, values)
+    assert counts.good.tolist() == [np.sum((scores == v) & (masks == 0)) for v in values]
+    assert counts.defective.tolist() == [np.sum((scores == v) & (masks > 0)) for v in values]
+    assert counts.regions.sum() == pytest.approx(4)
+    assert values[counts.bins(maps[2])].tolist() == (maps[2].ravel() + 0).tolist()
 
 
 def test_both_zeros_are_one():

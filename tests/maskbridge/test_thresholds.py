@@ -71,10 +71,12 @@ def test_of_two_tied_cuts_the_lower_is_taken():
 
 
 def test_of_three_tied_cuts_the_one_nearest_to_the_middle_is_taken():
-    scores = np.arange(1.0, 13.0)
-    defective = np.zeros(12, bool)
-    defective[[11, 8, 5]] = True  # F1 of the three cuts: 2/4, 4/7, 6/10
-    assert score_threshold(scores, defective) == 5.5
+    """Accept the first, five or nine: 2·1/(1+3), 2·2/(5+3), 2·3/(9+3), each 1/2; every other cut has less."""
+    scores = np.array([30.0, 20, 19, 18, 17, 6, 5, 4, 3, 1, 0])
+    defective = np.zeros(11, bool)
+    defective[[0, 4, 8]] = True
+    # cuts at 25, 11.5 and 2: the middle is 13.5, 11.5 the nearest
+    assert score_threshold(scores, defective) == 11.5
 
 
 def test_the_threshold_reaches_the_best_f1_of_any_cut():
@@ -114,6 +116,12 @@ def test_the_detection_threshold_counts_each_defect_once():
         {"image_id": 1, "category_id": None, "bbox": [float(v) for v in box], "score": score} for score in (0.9, 0.5)
     ]
     assert detection_threshold(results, {1: [box], 2: []}) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("width", "found"), [(5, True), (4, False)], ids=["IoU .5", "IoU .4"])
+def test_a_detection_finds_a_defect_at_a_box_iou_of_a_half(width, found):
+    result = {"image_id": 1, "category_id": 1, "bbox": [2.0, 3.0, float(width), 6.0], "score": 0.9}
+    assert detection_threshold([result], {1: [[2, 3, 10, 6]]}) == (0.9 if found else None)
 
 
 def test_detections_that_find_nothing_give_no_threshold():
