@@ -5,14 +5,18 @@ An output format is a module in `converters/` with `export(dataset, out, options
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from maskbridge.dataset import Dataset, FoldName, Image
 from maskbridge.errors import DatasetError
 from maskbridge.files import LinkMode, link_file, write_json
 from maskbridge.negatives import choose_negatives
+from maskbridge.orientation import take_orientation
+from maskbridge.progress import track
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 #: A round trip below this IoU is named in the report.
@@ -48,6 +52,8 @@ class ExportReport:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     orientation_taken: list[str] = field(default_factory=list)
+    polygon_ious: dict[str, list[float]] = field(default_factory=dict)
+    """IoU of each polygon with its component, by reader: Ultralytics' loader, filling as an area"""
 
     def write(self, folder: Path) -> None:
         """Write `export-report.json`."""
@@ -66,6 +72,15 @@ class ExportReport:
                     "dropped": len(self.dropped),
                 },
                 f"below_{LISTED_BELOW}": len(below),
+                "polygons": {
+                    reader: {
+                        "count": len(ious),
+                        "exact": sum(iou == 1 for iou in ious),
+                        "mean": round(sum(ious) / len(ious), 6),
+                        "smallest": round(min(ious), 6),
+                    }
+                    for reader, ious in self.polygon_ious.items()
+                },
                 "changed": self.changed,
                 "dropped": self.dropped,
                 "orientation_taken": self.orientation_taken,
@@ -74,20 +89,28 @@ class ExportReport:
         )
 
 
-def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) -> None:
-    """Put an image of the dataset at its place in an export.
+def place_images(
+    dataset: Dataset, images: Sequence[Image], folder: Path, report: ExportReport
+) -> Iterator[tuple[Image, Path]]:
+    """Put the images of a part into one folder, as `<part>__<type>__<name>`; made even where there are none.
+
+    Names that would share a label file (`1.png`, `1.jpg`) get `__<image id>` at their end. An EXIF orientation is taken
+    out of the placed file, since other programs turn by it, and entered in the report.
+
+    Yields:
+        Each image and its place, as soon as it is there.
 
     Raises:
-        DatasetError: When the file is missing.
+        DatasetError: When a file is missing.
     """
-    try:
-        link_file(dataset.image_path(image.id), target, link)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            "image is missing",
-            where=dataset.image_path(image.id),
-            remedy="run `maskbridge check` on the dataset",
-        ) from error
+    folder.mkdir(parents=True)
+    names = _flat_names(images)
+    for image in track(images, f"{report.format} {folder.name}"):
+        target = folder / names[image.id]
+        _place_image(dataset, image, target, report.options.link)
+        if take_orientation(target):
+            report.orientation_taken.append(image.file_name)
+        yield image, target
 
 
 def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dict[str, list[Image]]:
@@ -111,3 +134,24 @@ def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dic
     report.images = {part: len(listed) for part, listed in images.items()}
     report.instances_in = sum(len(marked[image.id]) for listed in images.values() for image in listed)
     return images
+
+
+def _flat_names(images: Sequence[Image]) -> dict[int, str]:
+    """File name by image id, without folders, no two with the same label file (on any file system)."""
+    flat = {image.id: PurePath(image.file_name.replace("/", "__")) for image in images}
+    times = Counter(name.stem.casefold() for name in flat.values())
+    return {
+        image_id: name.name if times[name.stem.casefold()] == 1 else f"{name.stem}__{image_id}{name.suffix}"
+        for image_id, name in flat.items()
+    }
+
+
+def _place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) -> None:
+    try:
+        link_file(dataset.image_path(image.id), target, link)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            "image is missing",
+            where=dataset.image_path(image.id),
+            remedy="run `maskbridge check` on the dataset",
+        ) from error
