@@ -23,6 +23,8 @@ REPORT_OPTIONS   ?=
 # Text features for YOLO-World: auto (CLIP's text encoder), a file made by `maskbridge text-features`, or hashed, the
 # stand-in that knows no language and marks the run.
 TEXT_FEATURES    ?= auto
+# Of the tests: make test WHICH="slow and not real"; by default those that are none of slow, real, peers.
+WHICH            ?=
 
 # Small enough for two cores, and from random weights: nothing is downloaded.
 DEMO_YOLO := --weights none --text-features hashed --imgsz 160 --epochs 20
@@ -34,6 +36,8 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 MB    := $(BIN)/maskbridge
 READY := $(VENV)/.ready
+# Tests run on every core, four at most, a file on one of them: what the tests of a file share is made once.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 # Other evaluators, for tests and benchmarks: an environment of their own on top of ours, which they would change.
 PEERS := .venv-peers
 DATA   = datasets/$(NAME)
@@ -87,8 +91,8 @@ demo: $(READY) ## everything once on a made-up sample, small enough for two core
 	$(MB) evaluate $(DEMO_RUNS) --out runs/demo-leaderboard
 	$(MB) report $(DEMO_RUNS) --out runs/demo-report.html
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## run the tests; WHICH=slow those that take longer
+	$(PYTEST) $(if $(WHICH),-m "$(WHICH)")
 
 lint: $(READY) ## check style and formatting
 	$(BIN)/ruff check .

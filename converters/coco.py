@@ -1,7 +1,10 @@
-"""COCO instances: `annotations/instances_{train,val,test}.json` and `images/`.
+"""COCO instances: `annotations/instances_{train,val,test}.json` and `images/{train,val,test}/<part>__<type>__<name>`.
 
     maskbridge export coco datasets/bottle out --fold 0
 
+`file_name` is the name within `images/<part of the fold>/`, as in COCO's own archives: there datumaro looks for it,
+torchvision, supervision and FiftyOne are given that folder, and Hugging Face takes the folders for the parts. Images
+are named and placed as by `yolo`, an EXIF orientation taken out likewise.
 Masks are compressed RLE, boxes half-open, ids from 1, `iscrowd` 0; good images are listed without annotations.
 Format: https://cocodataset.org/#format-data
 """
@@ -11,10 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskbridge.dataset import Dataset
-from maskbridge.export import ExportOptions, ExportReport, parts, place_plain
+from maskbridge.export import ExportOptions, ExportReport, parts, place_images
 from maskbridge.files import write_json
 from maskbridge.folders import staged_folder
-from maskbridge.progress import track
 
 
 def export(dataset: Dataset, out: Path, options: ExportOptions) -> None:
@@ -32,15 +34,15 @@ def export(dataset: Dataset, out: Path, options: ExportOptions) -> None:
     with staged_folder(out, overwrite=options.overwrite, kind="export") as folder:
         for part, images in parts(dataset, options, report).items():
             annotations = [a for image in images for a in dataset.annotations_by_image[image.id]]
-            for image in track(images, f"coco {part}"):
-                place_plain(dataset, image, folder / "images" / image.file_name, report)
+            placed = place_images(dataset, images, folder / "images" / part, report)
             write_json(
                 folder / "annotations" / f"instances_{part}.json",
                 {
                     "info": {"description": dataset.product},
                     "licenses": [],
                     "images": [
-                        {key: getattr(image, key) for key in ("id", "file_name", "width", "height")} for image in images
+                        {"id": image.id, "file_name": target.name, "width": image.width, "height": image.height}
+                        for image, target in placed
                     ],
                     "annotations": annotations,
                     "categories": list(dataset.categories),

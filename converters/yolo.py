@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from maskbridge.dataset import Annotation, Dataset, Image
-from maskbridge.export import ExportOptions, ExportReport, parts, place_plain
+from maskbridge.export import ExportOptions, ExportReport, parts, place_images
 from maskbridge.files import write_text
 from maskbridge.folders import staged_folder
-from maskbridge.progress import track
 from maskbridge.yolo_lines import detection_line
 
 #: Lines of one image, given the class number of each category id; may enter what changed in the report.
@@ -48,12 +47,8 @@ def write_export(dataset: Dataset, out: Path, options: ExportOptions, name: str,
     classes = class_numbers(dataset)
     with staged_folder(out, overwrite=options.overwrite, kind="export") as folder:
         for part, images in parts(dataset, options, report).items():
-            (folder / "images" / part).mkdir(parents=True)
             (folder / "labels" / part).mkdir(parents=True)
-            names = _flat_names(images)
-            for image in track(images, f"{name} {part}"):
-                target = folder / "images" / part / names[image.id]
-                place_plain(dataset, image, target, report)
+            for image, target in place_images(dataset, images, folder / "images" / part, report):
                 written = lines(image, dataset.annotations_by_image[image.id], classes, report)
                 _report_equal_lines(image, written, report)
                 label = folder / "labels" / part / f"{target.stem}.txt"
@@ -74,16 +69,6 @@ def _lines(image: Image, annotations: list[Annotation], classes: Mapping[int, in
         lines.append(detection_line(classes[annotation["category_id"]], (left, top, width, height), image.size_hw))
     report.written += len(lines)
     return lines
-
-
-def _flat_names(images: Sequence[Image]) -> dict[int, str]:
-    """File name by image id, without folders, no two with the same label file (on any file system)."""
-    flat = {image.id: PurePath(image.file_name.replace("/", "__")) for image in images}
-    times = Counter(name.stem.casefold() for name in flat.values())
-    return {
-        image_id: name.name if times[name.stem.casefold()] == 1 else f"{name.stem}__{image_id}{name.suffix}"
-        for image_id, name in flat.items()
-    }
 
 
 def _report_equal_lines(image: Image, lines: Sequence[str], report: ExportReport) -> None:

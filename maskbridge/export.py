@@ -5,8 +5,10 @@ An output format is a module in `converters/` with `export(dataset, out, options
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from maskbridge.dataset import Dataset, FoldName, Image
@@ -15,6 +17,7 @@ from maskbridge.files import LinkMode, link_file, sha256_file, write_json
 from maskbridge.negatives import choose_negatives
 from maskbridge.options import require_usable
 from maskbridge.orientation import take_depth, take_orientation
+from maskbridge.progress import track
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 #: A round trip below this IoU is named in the report.
@@ -51,6 +54,8 @@ class ExportReport:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     orientation_taken: list[str] = field(default_factory=list)
     depth_taken: list[str] = field(default_factory=list)
+    polygon_ious: dict[str, list[float]] = field(default_factory=dict)
+    """IoU of each polygon with its component, by reader: Ultralytics' loader, filling as an area"""
 
     def write(self, folder: Path) -> None:
         """Write `export-report.json`."""
@@ -69,6 +74,15 @@ class ExportReport:
                     "dropped": len(self.dropped),
                 },
                 f"below_{LISTED_BELOW}": len(below),
+                "polygons": {
+                    reader: {
+                        "count": len(ious),
+                        "exact": sum(iou == 1 for iou in ious),
+                        "mean": round(sum(ious) / len(ious), 6),
+                        "smallest": round(min(ious), 6),
+                    }
+                    for reader, ious in self.polygon_ious.items()
+                },
                 "changed": self.changed,
                 "dropped": self.dropped,
                 "orientation_taken": self.orientation_taken,
@@ -106,17 +120,31 @@ def place_image(dataset: Dataset, image: Image, target: Path, link: LinkMode) ->
     return link_file(dataset.image_path(image.id), target, link)
 
 
-def place_plain(dataset: Dataset, image: Image, target: Path, report: ExportReport) -> None:
-    """Put an image of the dataset at its place in an export, with 8 bits and without an EXIF orientation.
+def place_images(
+    dataset: Dataset, images: Sequence[Image], folder: Path, report: ExportReport
+) -> Iterator[tuple[Image, Path]]:
+    """Put the images of a part into one folder, as `<part>__<type>__<name>`; made even where there are none.
+
+    Names that would share a label file (`1.png`, `1.jpg`) get `__<image id>` at their end. Images of 16 bits become 8
+    bits, and an EXIF orientation is taken out of the placed file, since other programs turn by it; both are entered in
+    the report.
+
+    Yields:
+        Each image and its place, as soon as it is there.
 
     Raises:
-        DatasetError: When the file is missing or damaged, or another one than was converted.
+        DatasetError: When a file is missing or damaged, or another one than was converted.
     """
-    place_image(dataset, image, target, report.options.link)
-    if dataset.bit_depth > 8 and take_depth(target, dataset.bit_depth):
-        report.depth_taken.append(image.file_name)
-    elif take_orientation(target):
-        report.orientation_taken.append(image.file_name)
+    folder.mkdir(parents=True)
+    names = _flat_names(images)
+    for image in track(images, f"{report.format} {folder.name}"):
+        target = folder / names[image.id]
+        place_image(dataset, image, target, report.options.link)
+        if dataset.bit_depth > 8 and take_depth(target, dataset.bit_depth):
+            report.depth_taken.append(image.file_name)
+        elif take_orientation(target):
+            report.orientation_taken.append(image.file_name)
+        yield image, target
 
 
 def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dict[str, list[Image]]:
@@ -142,3 +170,13 @@ def parts(dataset: Dataset, options: ExportOptions, report: ExportReport) -> dic
     report.images = {part: len(listed) for part, listed in images.items()}
     report.instances_in = sum(len(marked[image.id]) for listed in images.values() for image in listed)
     return images
+
+
+def _flat_names(images: Sequence[Image]) -> dict[int, str]:
+    """File name by image id, without folders, no two with the same label file (on any file system)."""
+    flat = {image.id: PurePath(image.file_name.replace("/", "__")) for image in images}
+    times = Counter(name.stem.casefold() for name in flat.values())
+    return {
+        image_id: name.name if times[name.stem.casefold()] == 1 else f"{name.stem}__{image_id}{name.suffix}"
+        for image_id, name in flat.items()
+    }

@@ -1,4 +1,7 @@
-"""Sources in MVTec layout, and the command line as a user meets it."""
+"""Sources in MVTec layout, and the command line as a user meets it; a skip that is a failure, and nothing shared.
+
+MASKBRIDGE_NO_SKIPS=1 python -m pytest -m slow      # fails where a test was skipped, as CI does
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,39 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+#: Of several workers (pytest-xdist) each has one thread, and so have the processes that it starts. Read by numpy and
+#: torch when they are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import cv2
 import numpy as np
 import pytest
 
 HEIGHT, WIDTH = 48, 64
+NO_SKIPS = "MASKBRIDGE_NO_SKIPS"
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return failed_where_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return failed_where_skipped((yield))
+
+
+def failed_where_skipped(report: Report) -> Report:
+    if os.environ.get(NO_SKIPS) and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"{reason} ({NO_SKIPS} is set: nothing may be skipped)"
+    return report
 
 
 def make_zoo() -> dict[str, np.ndarray]:
@@ -92,6 +120,15 @@ def snapshot(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(folder.rglob("*"))
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No cache, and no settings of Ultralytics, are shared with the user or with another worker."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKBRIDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -122,10 +122,8 @@ def test_its_help_shows_every_option_and_loads_nothing_heavy(name, module):
     assert out.splitlines()[-1] == "[]"
 
 
-@approaches
-def test_a_supervised_approach_refuses_the_official_split(name, module, plates, tmp_path, capsys):
-    if not module.SUPERVISED:
-        pytest.skip("unsupervised")
+@pytest.mark.parametrize("name", [name for name in APPROACHES if plugins.load("approach", name).SUPERVISED])
+def test_a_supervised_approach_refuses_the_official_split(name, plates, tmp_path, capsys):
     code = main(["train", name, str(plates), str(tmp_path / "run"), "--fold", "official", *SMALL[name].split()])
     assert code == 1
     assert "is for labelled defects" in capsys.readouterr().err

@@ -35,7 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
         remedy = f"`maskbridge convert {arguments.format}` reads it"
         raise OptionError("this format is for reading only", found=arguments.format, remedy=remedy)
     module.export(Dataset.open(arguments.dataset), arguments.out, from_arguments(ExportOptions, arguments))
-    counts = read_json(arguments.out / "export-report.json")["instances"]
-    say(f"{arguments.out}: instances " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    report = read_json(arguments.out / "export-report.json")
+    counts = ", ".join(f"{name} {count}" for name, count in report["instances"].items())
+    say("; ".join([f"{arguments.out}: instances {counts}", *map(_told, report["polygons"].items())]))
     show(arguments.out)
     return 0
+
+
+def _told(polygons: tuple[str, dict[str, float]]) -> str:
+    reader, ious = polygons
+    means = {"ultralytics": "through Ultralytics' loader", "area": "filled as areas"}
+    return f"polygons {means[reader]}: {ious['exact']} of {ious['count']} exact, smallest IoU {ious['smallest']}"

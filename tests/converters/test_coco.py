@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +54,11 @@ def test_pycocotools_reads_every_instance_exactly(dataset, tmp_path):
             assert annotation["area"] == mask.sum()
             assert annotation["iscrowd"] == 0
         for image in api.imgs.values():
-            assert (tmp_path / "out" / "images" / image["file_name"]).is_file()
+            original = dataset.image_by_id[image["id"]]
+            assert image["file_name"] == original.file_name.replace("/", "__")
+            placed = tmp_path / "out" / "images" / part / image["file_name"]
+            assert placed.read_bytes() == dataset.image_path(original.id).read_bytes()
+        assert len(list((tmp_path / "out" / "images" / part).iterdir())) == len(api.imgs)
     used = {i for part in PARTS for i in dataset.split(0).part(part)}
     assert sorted(seen) == [a["id"] for a in dataset.annotations if a["image_id"] in used]
     assert report["instances"] == {"in": len(seen), "written": len(seen), "changed": 0, "dropped": 0}
@@ -75,13 +80,73 @@ def test_torchvision_reads_the_same_counts(dataset, tmp_path):
     found = 0
     for part in PARTS:
         pairs = CocoDetection(
-            str(tmp_path / "out" / "images"), str(tmp_path / "out" / "annotations" / f"instances_{part}.json")
+            str(tmp_path / "out" / "images" / part), str(tmp_path / "out" / "annotations" / f"instances_{part}.json")
         )
         assert len(pairs) == len(dataset.split(0).part(part))
         for picture, target in pairs:
             assert picture.size == (64, 48)
             found += len(target)
     assert found == len(dataset.annotations)
+
+
+def test_supervision_reads_the_same_masks_from_the_folder_of_each_part(dataset, tmp_path):
+    supervision = pytest.importorskip("supervision")
+    export(dataset, tmp_path / "out")
+    found = 0
+    for part in PARTS:
+        read = supervision.DetectionDataset.from_coco(
+            str(tmp_path / "out" / "images" / part),
+            str(tmp_path / "out" / "annotations" / f"instances_{part}.json"),
+            force_masks=True,
+        )
+        by_name = {dataset.image_by_id[i].file_name.replace("/", "__"): i for i in dataset.split(0).part(part)}
+        assert len(read) == len(by_name)
+        for path, picture, detections in read:
+            image_id = by_name.pop(Path(path).name)
+            assert picture.shape == (48, 64, 3)
+            if len(detections):
+                np.testing.assert_array_equal(detections.mask.any(axis=0), dataset.mask(image_id) > 0)
+            found += len(detections)
+    assert found == len(dataset.annotations)
+
+
+@pytest.mark.peers
+def test_hugging_face_finds_the_images_of_each_part(plates, tmp_path):
+    load_dataset = pytest.importorskip("datasets").load_dataset
+    dataset = Dataset.open(plates)
+    export(dataset, tmp_path / "out")
+    read = load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out" / "images"), cache_dir=str(tmp_path / "cache"), drop_labels=True
+    )
+    split = dataset.split(0)
+    assert min(len(split.train), len(split.val), len(split.test)) > 0
+    assert {part: len(rows) for part, rows in read.items()} == {
+        "train": len(split.train),
+        "validation": len(split.val),
+        "test": len(split.test),
+    }
+
+
+@pytest.mark.peers
+def test_datumaro_finds_every_image_and_every_pixel(plates, tmp_path):
+    datumaro = pytest.importorskip("datumaro")
+    dataset = Dataset.open(plates)
+    export(dataset, tmp_path / "out")
+    read = datumaro.Dataset.import_from(str(tmp_path / "out"), "coco_instances")
+    places = {}
+    for part in PARTS:
+        for image_id in dataset.split(0).part(part):
+            places[part, dataset.image_by_id[image_id].file_name.replace("/", "__").removesuffix(".png")] = image_id
+    for item in read:
+        image_id = places.pop((item.subset, item.id))
+        size_hw = dataset.image_by_id[image_id].size_hw
+        assert item.media.data.shape == (*size_hw, 3)
+        union = np.zeros(size_hw, bool)
+        for annotation in item.annotations:
+            if annotation.type == datumaro.AnnotationType.mask:
+                union |= annotation.image.astype(bool)
+        np.testing.assert_array_equal(union, dataset.mask(image_id) > 0)
+    assert places == {}
 
 
 @pytest.mark.parametrize(("negatives", "count"), [("0", 0), ("1", 1), ("0.5", 2)])
@@ -102,7 +167,7 @@ def test_the_official_parts_are_exported_with_an_empty_val(dataset, tmp_path):
 def test_images_are_linked_as_asked(dataset, tmp_path, link, links):
     dataset_links = os.stat(dataset.image_path(1)).st_nlink
     export(dataset, tmp_path / "out", link=link, fold="official")
-    target = tmp_path / "out" / "images" / dataset.image_by_id[1].file_name
+    target = tmp_path / "out" / "images" / "train" / dataset.image_by_id[1].file_name.replace("/", "__")
     assert target.is_symlink() == (link == "symlink")
     assert target.samefile(dataset.image_path(1)) == (link != "copy")
     assert os.stat(dataset.image_path(1)).st_nlink == dataset_links + (links - 1)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from converters import yolo_seg
 from maskbridge import geometry
@@ -50,6 +52,8 @@ def test_every_defect_of_the_zoo_comes_back_through_the_loader_pixel_by_pixel(ne
     count = len(dataset.annotations)
     assert report["instances"] == {"in": count, "written": count, "changed": 0, "dropped": 0}
     assert report["below_0.99"] == 0
+    exact = {"count": count, "exact": count, "mean": 1.0, "smallest": 1.0}
+    assert report["polygons"] == {"ultralytics": exact, "area": exact}
     assert report["format"] == "yolo-seg"
 
 
@@ -71,11 +75,35 @@ def test_merged_instances_are_written_as_one_polygon_for_each_component_and_repo
     assert report["instances"]["written"] == report["instances"]["in"] == len(dataset.annotations)
 
 
-def test_what_does_not_come_back_exactly_is_listed_with_its_iou(new_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(yolo_seg, "round_trip_iou", lambda *_: 0.9)
-    report = export(new_dataset(), tmp_path / "out", fold="official")
-    assert report["below_0.99"] == report["instances"]["changed"] == report["instances"]["written"]
+def test_pycocotools_fills_every_polygon_with_the_same_pixels(new_dataset, tmp_path):
+    dataset = new_dataset()
+    export(dataset, tmp_path / "out", fold="official")
+    for annotation in dataset.annotations:
+        height, width = size_hw = dataset.image_by_id[annotation["image_id"]].size_hw
+        assert size_hw == (48, 64)
+        lines = lines_of(dataset, tmp_path / "out", "official", annotation["image_id"])
+        place = [a["id"] for a in dataset.annotations_by_image[annotation["image_id"]]].index(annotation["id"])
+        polygon = np.array(lines[place].split()[1:], dtype=float).reshape(-1, 2) * (width, height)
+        filled = coco_mask.decode(coco_mask.frPyObjects([polygon.ravel().tolist()], height, width))[..., 0]
+        np.testing.assert_array_equal(filled, geometry.decode(annotation["segmentation"]))
+
+
+def test_what_does_not_come_back_exactly_is_listed_with_both_ious_and_told(new_dataset, tmp_path, monkeypatch, capfd):
+    from maskbridge.cli import main
+
+    ious = itertools.cycle([1.0, 0.9])
+    monkeypatch.setattr(yolo_seg, "round_trip_iou", lambda *_: next(ious))
+    dataset = new_dataset()
+    assert main(["export", "yolo-seg", str(dataset.path), str(tmp_path / "out"), "--fold", "official"]) == 0
+    report = json.loads((tmp_path / "out" / "export-report.json").read_text())
+    count = report["instances"]["written"]
+    assert report["below_0.99"] == report["instances"]["changed"] == count
     assert {entry["iou"] for entry in report["changed"]} == {0.9}
+    assert [entry["iou_by_reader"] for entry in report["changed"]] == [{"ultralytics": 1.0, "area": 0.9}] * count
+    assert report["polygons"]["area"] == {"count": count, "exact": 0, "mean": 0.9, "smallest": 0.9}
+    told = capfd.readouterr().err
+    assert f"polygons through Ultralytics' loader: {count} of {count} exact, smallest IoU 1.0" in told
+    assert f"polygons filled as areas: 0 of {count} exact, smallest IoU 0.9" in told
 
 
 def test_equal_instances_are_reported_since_ultralytics_keeps_one(new_dataset, tmp_path):

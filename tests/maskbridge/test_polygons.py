@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from maskbridge import geometry
 from maskbridge.errors import MaskbridgeError
-from maskbridge.polygons import loader_masks, polygon_from_mask, round_trip_iou
-from maskbridge.yolo_lines import segmentation_line
+from maskbridge.polygons import area_rle, loader_masks, polygon_from_mask, round_trip_iou
+from maskbridge.yolo_lines import parse_segmentation_line, segmentation_line
 
 Mask = npt.NDArray[np.bool_]
 Component = tuple[Mask, tuple[int, int]]
@@ -83,9 +84,12 @@ def label_lines(components: list[Component], size_hw: tuple[int, int]) -> list[s
 
 
 def round_trip_ious(mask: Mask) -> list[float]:
+    """Of every component: through Ultralytics' loader, then filled as an area."""
     components = components_of(mask)
-    loaded = loader_masks(label_lines(components, mask.shape), mask.shape)
-    return [round_trip_iou(one, *component) for one, component in zip(loaded, components, strict=True)]
+    lines = label_lines(components, mask.shape)
+    filled = [geometry.decode(area_rle(line, mask.shape)) for line in lines]
+    loaded = [*loader_masks(lines, mask.shape), *filled]
+    return [round_trip_iou(one, *component) for one, component in zip(loaded, components * 2, strict=True)]
 
 
 def random_mask(seed: int, height: int, width: int, density: float, blur: float) -> Mask:
@@ -170,8 +174,9 @@ def test_the_position_in_a_large_image_does_not_matter(size_hw: tuple[int, int])
     crop = random_mask(seed=5, height=24, width=31, density=0.8, blur=0.7)
     [(largest, _)] = sorted(components_of(crop), key=lambda component: component[0].sum())[-1:]
     for corner in ((0, 0), (width - largest.shape[1], height - largest.shape[0])):
-        [loaded] = loader_masks(label_lines([(largest, corner)], size_hw), size_hw)
-        assert round_trip_iou(loaded, largest, corner) == 1.0
+        lines = label_lines([(largest, corner)], size_hw)
+        for read in (*loader_masks(lines, size_hw), geometry.decode(area_rle(lines[0], size_hw))):
+            assert round_trip_iou(read, largest, corner) == 1.0
 
 
 @pytest.mark.parametrize("name", [name for name in zoo() if name != "none"])
@@ -184,9 +189,44 @@ def test_the_vertices_span_the_half_open_box(name: str) -> None:
         assert spanned == pytest.approx(box, abs=1e-4)
 
 
-def test_straight_sides_keep_only_their_ends() -> None:
-    square = np.ones((300, 400), dtype=bool)
-    assert len(polygon_from_mask(square, (10, 20), (400, 500))) == 8
+def test_a_rectangle_has_the_four_corners_of_its_pixels_one_float32_inside() -> None:
+    """In an image of 64 x 128, where every edge of a pixel is a float32."""
+    polygon_xy = polygon_from_mask(np.ones((30, 40), dtype=bool), (10, 20), (64, 128))
+    corners = {(x, y) for x in (10, 50) for y in (20, 50)}
+    assert {(round(x), round(y)) for x, y in polygon_xy} == corners
+    assert len(polygon_xy) == 4
+    fractions = (polygon_xy / (128, 64)).astype(np.float32)
+    edges = (polygon_xy.round() / (128, 64)).astype(np.float32)
+    inward = np.where(polygon_xy.round() > (30, 35), np.float32(0), np.float32(1))
+    np.testing.assert_array_equal(fractions, np.nextafter(edges, inward))
+
+
+@pytest.mark.parametrize("name", [name for name in zoo() if name != "none"])
+def test_the_area_within_the_vertices_is_the_number_of_pixels(name: str) -> None:
+    """By the trapezoid formula, which knows of no pixels: what shapely makes of the polygon."""
+    for crop, offset_xy in components_of(zoo()[name]):
+        x, y = polygon_from_mask(crop, offset_xy, (24, 31)).T
+        area = abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2
+        assert area == pytest.approx(crop.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [*(name for name in zoo() if name != "none"), "noise", "blobs"])
+def test_pillow_and_supervision_fill_the_same_pixels(name: str) -> None:
+    """Both cut to whole pixels in float64 and draw the outline."""
+    image_draw, image = pytest.importorskip("PIL.ImageDraw"), pytest.importorskip("PIL.Image")
+    converters = pytest.importorskip("supervision.detection.utils.converters")
+    mask = {
+        "noise": lambda: random_mask(1, 90, 131, 0.6, 0),
+        "blobs": lambda: random_mask(2, 90, 131, 0.5, 3),
+    }.get(name, lambda: zoo()[name])()
+    (height, width), components = mask.shape, components_of(mask)
+    for line, component in zip(label_lines(components, mask.shape), components, strict=True):
+        polygon_xy = parse_segmentation_line(line, mask.shape)[1]
+        canvas = image.new("1", (width, height))
+        image_draw.Draw(canvas).polygon([tuple(vertex) for vertex in polygon_xy], fill=1, outline=1)
+        filled = converters.polygon_to_mask(polygon_xy.astype(int), (width, height))
+        assert round_trip_iou(np.array(canvas, np.uint8), *component) == 1.0
+        assert round_trip_iou(filled.astype(np.uint8), *component) == 1.0
 
 
 @pytest.mark.parametrize(("name", "components"), [("none", 0), ("two_blobs", 2), ("ring_in_ring", 2)])
@@ -295,11 +335,14 @@ def test_all_63_masks_of_bottle_come_back_exactly_and_the_replica_equals_the_loa
     folder = Path(os.environ["MASKBRIDGE_DATA"]) / "mvtec_ad" / "bottle" / "ground_truth"
     files = sorted(folder.glob("*/*_mask.png"))
     exact: list[float] = []
+    filled: list[float] = []
     quartered: list[float] = []
     for file in files:
         mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED) > 0
         components = components_of(mask)
         lines = label_lines(components, mask.shape)
+        for line, component in zip(lines, components, strict=True):
+            filled.append(round_trip_iou(geometry.decode(area_rle(line, mask.shape)), *component))
         for mask_ratio, ious in ((1, exact), (4, quartered)):
             sample = loaded_by_ultralytics(ultralytics_dataset, tmp_path, lines, mask.shape, mask_ratio=mask_ratio)
             replica = list(loader_masks(lines, mask.shape, mask_ratio=mask_ratio))
@@ -308,7 +351,7 @@ def test_all_63_masks_of_bottle_come_back_exactly_and_the_replica_equals_the_loa
                 full = cv2.resize(small, mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
                 ious.append(round_trip_iou(full, *component))
     assert len(files) == 63
-    assert exact == [1.0] * 68
+    assert exact == filled == [1.0] * 68
     assert np.mean(quartered) == pytest.approx(0.964, abs=1e-3)
     assert np.min(quartered) == pytest.approx(0.734, abs=1e-3)
 

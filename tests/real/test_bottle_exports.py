@@ -104,8 +104,10 @@ def test_torchvision_finds_every_instance(exported):
 
     folder, _ = exported("coco")
     parts = [
-        CocoDetection(str(folder / "images"), str(folder / "annotations" / f"instances_{part}.json")) for part in PARTS
+        CocoDetection(str(folder / "images" / part), str(folder / "annotations" / f"instances_{part}.json"))
+        for part in PARTS
     ]
+    assert all(Path(part.root, image["file_name"]).is_file() for part in parts for image in part.coco.imgs.values())
     assert sum(map(len, parts)) == IMAGES
     assert sum(len(part._load_target(i)) for part in parts for i in part.ids) == INSTANCES
 
@@ -133,6 +135,8 @@ def test_every_polygon_comes_back_at_an_iou_of_99_percent_or_more(bottle, export
 
     folder, report = exported("yolo-seg")
     assert report["changed"] == []
+    exact = {"count": INSTANCES, "exact": INSTANCES, "mean": 1.0, "smallest": 1.0}
+    assert report["polygons"] == {"ultralytics": exact, "area": exact}
     overlaps = []
     for image in bottle.images:
         annotations = bottle.annotations_by_image[image.id]
