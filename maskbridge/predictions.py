@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,8 +260,8 @@ def refuse_not_finite(prediction: Prediction, where: Path) -> None:
 
 def _by_image_id(table: dict[str, Any], what: str, path: Path) -> dict[int, Any]:
     for image_id in table:
-        if not image_id.isdecimal() or str(int(image_id)) != image_id:
-            raise RunError(f"{what} is not named by an image id", where=path, found=repr(image_id))
+        if re.fullmatch(r"[1-9][0-9]{0,15}", image_id) is None:
+            raise RunError(f"{what} is not named by an image id", where=path, found=repr(image_id[:80]))
     return {int(image_id): value for image_id, value in table.items()}
 
 

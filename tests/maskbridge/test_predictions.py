@@ -256,3 +256,11 @@ def test_a_type_for_some_images_alone_is_refused(tmp_path):
         write_predictions(
             tmp_path, "test", [Prediction(image_id=3, score=0.1, type="good"), Prediction(image_id=4, score=0.5)]
         )
+
+
+@pytest.mark.parametrize("key", ["0", "01", "-1", "\u0663", "\u00b2", "x", "", "9" * 5000])
+def test_a_score_that_no_image_id_names_is_refused(tmp_path, key):
+    run = run_with(tmp_path)
+    (run.path / "predictions/test/scores.json").write_text(json.dumps({key: 1.0}))
+    with pytest.raises(RunError, match=r"scores\.json: a score is not named by an image id; found '"):
+        run.scores("test")
