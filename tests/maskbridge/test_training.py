@@ -546,3 +546,20 @@ def test_a_kill_while_predictions_are_exchanged_leaves_none_of_other_options(tra
     again = Run.open(run.path)
     assert again.info["options"]["factor"] == 3.0
     assert not again.has("test")
+
+
+def test_predictions_that_are_a_link_to_elsewhere_are_not_written_through(train, tiles, tmp_path, tree):
+    run = train()
+    elsewhere = (run.path / "predictions").rename(tmp_path / "elsewhere")
+    (run.path / "predictions").symlink_to(elsewhere)
+    before = tree(tmp_path)
+    with pytest.raises(RunError, match=r"predictions: is a link, and predictions are written into the run alone"):
+        predict_run(run, tiles, "test")
+    assert tree(tmp_path) == before
+
+
+def test_the_device_is_told_before_anything_is_done(train, fake, tmp_path):
+    with pytest.raises(OptionError, match="--device cannot be used; found 'banana'; expected auto, cpu, cuda"):
+        train(device="banana")
+    assert fake.given == []
+    assert not (tmp_path / "run").exists()
