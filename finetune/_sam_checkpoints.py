@@ -136,8 +136,8 @@ def read_state(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for files that are no checkpoint
         raise WeightsError("cannot be read as a checkpoint", where=path, found=type(error).__name__) from error
-    if not isinstance(state, dict):
-        raise WeightsError("is not a state dict", where=path, found=type(state).__name__)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise WeightsError("is not a state dict", where=path, found=type(state).__name__, expected="tensors by name")
     return cast(dict[str, Any], state)
 
 

@@ -64,6 +64,8 @@ def predict_run(
     fold = run.info["fold"]
     if fold == "all":
         raise RunError("is a merged cross-validation", where=run.path, remedy=f"predict one fold: {run.path}/fold0")
+    if (run.path / "predictions").is_symlink():
+        raise RunError("is a link, and predictions are written into the run alone", where=run.path / "predictions")
     dataset = dataset.read_at_depth(run.info.get("bit_depth", 8))
     approach: Approach = plugins.load("approach", run.info["approach"])
     config = from_stored(approach.Config, {**run.info["options"], **(changes or {})}, run.path / "run.json")

@@ -223,6 +223,9 @@ def test_weights_that_are_no_checkpoint_are_refused(tmp_path):
     (tmp_path / "junk.pt").write_bytes(b"junk")
     with pytest.raises(WeightsError, match="cannot be read as a checkpoint"):
         _sam_checkpoints.read_state(tmp_path / "junk.pt")
+    torch.save({1: torch.zeros(1)}, tmp_path / "junk.pt")
+    with pytest.raises(WeightsError, match="is not a state dict"):
+        _sam_checkpoints.read_state(tmp_path / "junk.pt")
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match="found no SAM"):
         _sam_checkpoints.load_prompt_encoder_and_decoder(tiny(), tmp_path / "other.pt")

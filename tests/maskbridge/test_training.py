@@ -662,3 +662,20 @@ def test_a_kill_in_the_first_moments_leaves_nothing_that_stands_in_the_way(train
     assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
     train(fold=0)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_predictions_that_are_a_link_to_elsewhere_are_not_written_through(train, tiles, tmp_path, tree):
+    run = train()
+    elsewhere = (run.path / "predictions").rename(tmp_path / "elsewhere")
+    (run.path / "predictions").symlink_to(elsewhere)
+    before = tree(tmp_path)
+    with pytest.raises(RunError, match=r"predictions: is a link, and predictions are written into the run alone"):
+        predict_run(run, tiles, "test")
+    assert tree(tmp_path) == before
+
+
+def test_the_device_is_told_before_anything_is_done(train, fake, tmp_path):
+    with pytest.raises(OptionError, match="--device cannot be used; found 'banana'; expected auto, cpu, cuda"):
+        train(device="banana")
+    assert fake.given == []
+    assert not (tmp_path / "run").exists()
