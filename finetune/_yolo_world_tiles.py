@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from maskbridge import geometry
 from maskbridge.dataset import GOOD, Annotation, Dataset, Image
-from maskbridge.files import write_bytes
+from maskbridge.files import sha256_bytes, write_bytes
 from maskbridge.progress import track
 
 #: A part of an instance counts from this share of the instance, or of the tile, on; below, the tile is left out.
@@ -87,10 +87,10 @@ def tiled(dataset: Dataset, fold: int, *, tile: int, overlap: float, out: Path) 
                 left_out += 1
                 continue
             unmarked = not masks and not whole.is_good
-            image = _cut(whole, place, len(images) + 1, keeps_type=bool(pieces) or unmarked)
-            path = out / "images" / image.file_name
             crop = pixels[place.top : place.bottom, place.left : place.right, ::-1]
-            write_bytes(path, cv2.imencode(".png", crop, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+            data = cv2.imencode(".png", crop, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+            image = _cut(whole, place, len(images) + 1, data, keeps_type=bool(pieces) or unmarked)
+            write_bytes(out / "images" / image.file_name, data)
             images.append(image)
             parts[part].append(image.id)
             for piece in pieces:
@@ -160,7 +160,7 @@ def _pieces(masks: Sequence[tuple[Annotation, geometry.Mask]], place: Window) ->
         yield {**annotation, **found[0]}
 
 
-def _cut(whole: Image, place: Window, image_id: int, *, keeps_type: bool) -> Image:
+def _cut(whole: Image, place: Window, image_id: int, data: bytes, *, keeps_type: bool) -> Image:
     """The tile as an image of its own: good where it shows no defect of an image whose defects are marked."""
     stem, _, _ = whole.file_name.rpartition(".")
     return replace(
@@ -170,5 +170,5 @@ def _cut(whole: Image, place: Window, image_id: int, *, keeps_type: bool) -> Ima
         width=place.right - place.left,
         height=place.bottom - place.top,
         origin=f"{whole.part}/{whole.defect_type if keeps_type else GOOD}",
-        sha256="",
+        sha256=sha256_bytes(data),
     )

@@ -241,17 +241,24 @@ def _same_pictures(one: Dataset, ids: Iterable[int], other: Dataset, others: Ite
     second = [i for i in others if other.image_by_id[i].sha256 not in known[1]]
     if not first or not second:
         return []
-    paths = [*(one.image_path(i) for i in first), *(other.image_path(i) for i in second)]
-    signatures = [_signature(path) for path in track(paths, "comparing images")]
-    pairs = near_duplicates.near_duplicate_pairs(np.stack(signatures), lambda index: read_image(paths[index]))
+    places = [*((one, i) for i in first), *((other, i) for i in second)]
+    signatures = [
+        _signature(dataset.image_path(i), dataset.bit_depth) for dataset, i in track(places, "comparing images")
+    ]
+
+    def read(index: int) -> npt.NDArray[np.uint8]:
+        dataset, image_id = places[index]
+        return dataset.read_image(image_id)
+
+    pairs = near_duplicates.near_duplicate_pairs(np.stack(signatures), read)
     count = len(first)
     return [(first[i], second[j - count]) for i, j in pairs if i < count <= j]
 
 
 @lru_cache(maxsize=20_000)
-def _signature(path: Path) -> npt.NDArray[np.uint8]:
+def _signature(path: Path, bit_depth: int) -> npt.NDArray[np.uint8]:
     """Kept from one fold to the next; 1 kB each."""
-    return near_duplicates.signature(read_image(path))
+    return near_duplicates.signature(read_image(path, bit_depth))
 
 
 def _hashes(dataset: Dataset, ids: Iterable[int]) -> tuple[str, ...]:

@@ -267,11 +267,10 @@ def test_other_prompts_that_do_not_fit_leave_a_run_as_it_is(
 ) -> None:
     run, maps = tmp_path / "run", detector("maps")
     assert main(["train", name, str(rectangles.path), str(run)]) == 0
-    for words in ([], ["--out", tmp_path / "second"]):
-        assert "has maps alone" in refused("predict", run, rectangles.path, "--prompts", maps.path, *words)
-        assert "is no run to prompt with" in refused(
-            "predict", run, rectangles.path, "--prompts", tmp_path / "none", *words
-        )
+    words = ["predict", run, rectangles.path, "--prompts"]
+    assert "other options make another run" in refused(*words, maps.path)
+    assert "has maps alone" in refused(*words, maps.path, "--out", tmp_path / "second")
+    assert "is no run to prompt with" in refused(*words, tmp_path / "none", "--out", tmp_path / "second")
 
 
 @controls

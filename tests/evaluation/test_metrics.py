@@ -136,7 +136,7 @@ def test_a_defective_image_without_a_mask_counts_as_defective(new_dataset, new_r
     dataset = new_dataset(tmp_path / "d", [(empty, "good"), (empty, "crack"), (mask, "crack")])
     run = new_run(tmp_path / "run", dataset, [Prediction(image_id=i, score=float(i)) for i in (1, 2, 3)])
     metrics = scored(run, dataset)
-    assert metrics["images"] == {"good": 1, "defective": 2}
+    assert metrics["images"] == {"good": 1, "defective": 2, "without_mask": 1}
     assert metrics["image"]["auroc"]["value"] == 1.0
 
 

@@ -86,7 +86,7 @@ def test_a_dataset_that_leaves_nothing_to_rehearse_is_refused(prepared, plates, 
     other = shutil.copytree(plates, tmp_path / "other")
     content = json.loads((other / "splits.json").read_text())
     held = sorted(set(Dataset.open(plates).image_by_id) - set(data.train))
-    content["folds"][0]["train"] = held
+    content["folds"][0] |= {"train": held, "val": [], "test": []}
     (other / "splits.json").write_text(json.dumps(content))
     with pytest.raises(OptionError, match="--rehearse has no image with a defect"):
         prepared(rehearse=str(other))

@@ -177,16 +177,6 @@ def test_an_exif_block_that_means_nothing_is_no_orientation(turned, tmp_path, ph
         assert dataset.card["changes"]["orientation"]["count"] == 0
 
 
-def test_masks_that_a_later_rule_reads_again_are_turned_again(turned, tmp_path, zoo) -> None:
-    """One anti-aliased mask decides the rule for all masks; the turned one was read by another."""
-    faint = MASK // 255 * 100
-    source = turned(6, turned_upright(np.maximum(faint, np.roll(MASK, 20, axis=0)), 6))
-    soft = cv2.GaussianBlur(zoo["line"], (3, 3), 0)
-    cv2.imwrite(str(source / "ground_truth/crack/000_mask.png"), soft)
-    dataset, image = converted(source, tmp_path / "out")
-    np.testing.assert_array_equal(dataset.mask(image.id) * 255, np.roll(MASK, 20, axis=0))
-
-
 def test_copies_are_found_in_the_frame_of_the_dataset(source, tmp_path, photo) -> None:
     (source / "train/good/turned.png").write_bytes(with_exif(photo(1), 6))
     convert("mvtec", source, tmp_path / "out", ConvertOptions(orientation="upright"))

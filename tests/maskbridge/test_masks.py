@@ -156,5 +156,5 @@ def test_a_truncated_jpeg_is_refused(tmp_path: Path, photo) -> None:
 
 
 def test_a_missing_mask_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"gone\.png: cannot be read; found No such file"):
+    with pytest.raises(SourceError, match=r"gone\.png: no such file"):
         masks.read_mask(tmp_path / "gone.png")
