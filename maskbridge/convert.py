@@ -21,22 +21,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskbridge import __version__, binarisation, geometry, masks, near_duplicates, plugins
+from maskbridge import __version__, binarisation, frames, geometry, masks, near_duplicates, plugins
 from maskbridge.card import conversion_lines, dropped_instances, empty_masks, group_rule, make_card, summary
 from maskbridge.dataset import GOOD, Image
 from maskbridge.decoding import Picture, decode, depth_of, highest_value, read_again, scaled
 from maskbridge.errors import OptionError, SourceError
 from maskbridge.files import LinkMode, link_file, read_regular, sha256_bytes, sha256_file, write_bytes, write_json
 from maskbridge.folders import staged_folder
-from maskbridge.frames import (
-    Choice,
-    Frame,
-    frame_of,
-    orientation_change,
-    refuse_equal_names,
-    say_orientation,
-    upright_png,
-)
 from maskbridge.named_groups import named_groups
 from maskbridge.official import leak_note, two_types
 from maskbridge.options import require_usable
@@ -73,7 +64,7 @@ class ConvertOptions:
     drop_leaks: bool = False
     """leave training images that share a group with a test image (near-duplicates) out of the official training part,
     named in dataset.json"""
-    orientation: Choice | None = None
+    orientation: frames.Choice | None = None
     """masks of images with an EXIF orientation were drawn on the pixels as stored, or on the picture that viewers show
     (such images are then rewritten upright, as PNG); without it sizes tell, and what they cannot tell is refused"""
     workers: int = 1
@@ -96,7 +87,7 @@ class _Examined:
     sha256: str
     size_hw: tuple[int, int]
     highest: int
-    frame: Frame
+    frame: frames.Frame
     signature: npt.NDArray[Any]
     values: binarisation.Values | None
     instances: list[geometry.Instance]
@@ -153,7 +144,7 @@ def convert(layout: str, source: Path, out: Path, options: ConvertOptions) -> li
         say(f"{target}: {summary(card)}")
         for line in conversion_lines(card):
             say(f"  {line}")
-        say_orientation(card["changes"]["orientation"])
+        frames.say_orientation(card["changes"]["orientation"])
     return targets
 
 
@@ -183,7 +174,7 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
     )
     groups = near_duplicates.merge_groups(len(examined), pairs, known=named)
     names = [found.frame.name(item.file_name) for item, found in zip(source.images, examined, strict=True)]
-    refuse_equal_names(names)
+    frames.refuse_equal_names(names)
     ways: Counter[str] = Counter()
     images: list[Image] = []
     for index, (item, found) in enumerate(zip(source.images, examined, strict=True)):
@@ -218,7 +209,9 @@ def _build(source: Source, folder: Path, options: ConvertOptions) -> dict[str, A
     changes = {
         "dropped_instances": dropped_instances(dropped),
         "empty_masks": empty_masks(images, annotations, dropped),
-        "orientation": orientation_change({name: found.frame for name, found in zip(names, examined, strict=True)}),
+        "orientation": frames.orientation_change(
+            {name: found.frame for name, found in zip(names, examined, strict=True)}
+        ),
         "ignored_files": ignored_by_reason(source),
         "one_picture_two_types": two_types(
             duplicates,
@@ -289,7 +282,7 @@ def _examine(item: SourceImage, options: ConvertOptions) -> _Examined:
         raw = decode(mask_data, item.mask)
         mask = Picture(masks.one_channel(raw.pixels, item.mask), raw.orientation, raw.kind)
         lossy = binarisation.is_lossy(mask_data)
-    frame = frame_of(picture, mask, (item.path, item.mask), options.orientation)
+    frame = frames.frame_of(picture, mask, (item.path, item.mask), options.orientation)
     pixels = frame.image(picture.pixels)
     values, found, dropped = None, list[geometry.Instance](), list[int]()
     if mask is not None:
@@ -349,7 +342,7 @@ def _pixels(item: SourceImage, found: _Examined) -> npt.NDArray[Any]:
 def _place(item: SourceImage, found: _Examined, target: Path, options: ConvertOptions) -> tuple[str, str]:
     """Put an image into the dataset: how that was done, and the hash that the file has."""
     if found.frame.rewritten:
-        data = upright_png(_pixels(item, found))
+        data = frames.upright_png(_pixels(item, found))
         write_bytes(target, data)
         return "rewritten upright", sha256_bytes(data)
     try:
