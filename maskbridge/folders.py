@@ -46,7 +46,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What a file system says that has no locks, or no exchange.
 _NONE_THERE = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-_SCRATCH = "maskbridge-"
+#: Nobody names a folder of his own like this: what has no lock is removed.
+_SCRATCH = ".maskbridge-scratch-"
 _HELD: set[int] = set()
 
 

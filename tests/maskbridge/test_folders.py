@@ -232,17 +232,17 @@ def test_the_working_folder_is_not_exchanged_under_the_shell_that_stands_in_it(
 def test_scratch_folders_of_killed_commands_go_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(folders.tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "somebody-else").mkdir()
+    (tmp_path / "maskbridge-results").mkdir()
     pid = os.fork()
     if pid == 0:
         with folders.scratch_folder("work"):
             os._exit(9)
     os.waitpid(pid, 0)
-    assert len(list(tmp_path.glob("maskbridge-work-*"))) == 1
+    assert len(list(tmp_path.glob(".maskbridge-scratch-work-*"))) == 1
     with folders.scratch_folder("work") as mine, folders.scratch_folder("work") as another:
         assert mine != another
-        assert len(list(tmp_path.glob("maskbridge-work-*"))) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["somebody-else"]
+        assert len(list(tmp_path.glob(".maskbridge-scratch-work-*"))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["maskbridge-results"]
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
