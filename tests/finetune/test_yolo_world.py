@@ -620,11 +620,11 @@ def test_tiles_are_trained_on_and_predicted(command, sealed, plates, tiny):
     assert process.returncode == 0, err
     run = Run.open(path)
     assert run.info["trained_on"]["defective"] > 22
-    process = command("predict", path, plates, "--device", "cpu", "--tile", 0)
+    process = command("predict", path, plates, "--device", "cpu", "--tile", 0, "--out", sealed / "whole")
     _, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
-    assert Run.open(path).info["options"]["tile"] == 0
-    assert not (path / "work").exists()
+    assert [Run.open(sealed / name).info["options"]["tile"] for name in ("tiled", "whole")] == [80, 0]
+    assert not (sealed / "whole" / "work").exists()
 
 
 @pytest.mark.slow
