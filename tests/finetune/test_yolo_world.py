@@ -19,7 +19,7 @@ from maskbridge.approach import Context, PredictData, TrainData
 from maskbridge.cli import main
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, OptionError, WeightsError
-from maskbridge.files import write_json
+from maskbridge.files import sha256_file, write_json
 from maskbridge.predictions import Run
 from maskbridge.start_weights import source_name, start_from
 
@@ -447,7 +447,9 @@ def test_training_that_ended_early_does_not_go_on_when_it_is_resumed(data, tmp_p
         patched.setattr(_yolo_world_trainer.Trainer, "final_eval", killed)
         with pytest.raises(KeyboardInterrupt):
             yolo_world.train(data, config, tmp_path / "weights", context)
-    trained = yolo_world.train(data, config, tmp_path / "weights", dataclasses.replace(context, resume=True))
+    trained = yolo_world.train(
+        data, config, tmp_path / "weights", dataclasses.dataclasses.replace(context, resume=True)
+    )
     assert trained.facts["epochs_trained"] == 1
 
 
@@ -471,7 +473,12 @@ def test_an_image_that_ultralytics_leaves_out_is_named(zoo_dataset, tmp_path):
     dataset = Dataset.open(folder)
     split = dataset.split(0)
     victim = next(i for i in split.train if dataset.annotations_by_image[i])
-    cv2.imwrite(str(dataset.image_path(victim)), np.zeros((9, 64, 3), dtype=np.uint8))
+    path = dataset.image_path(victim)
+    cv2.imwrite(str(path), np.zeros((9, 64, 3), dtype=np.uint8))
+    known = dataclasses.replace(dataset.image_by_id[victim], sha256=sha256_file(path))
+    dataset = dataclasses.replace(
+        dataset, images=tuple(known if image.id == victim else image for image in dataset.images)
+    )
     config = yolo_world.Config(weights="none", text_features="hashed", imgsz=64, epochs=1)
     data = TrainData(dataset=dataset, train=split.train, val=split.val, fold=0)
     with pytest.raises(DatasetError, match=r"Ultralytics cannot read images; found 1 of .*sides of 10 px or more"):
