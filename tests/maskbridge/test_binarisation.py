@@ -204,16 +204,17 @@ def test_lossy_files_are_known_by_their_content(photo, suffix: str, options: lis
 
 
 def test_what_the_rules_made_of_every_file_is_told() -> None:
-    soft = of_values(100, 101, 255)
-    told = rules_of({"a": of_values(1), "b": of_values(255), "c": of_values(200, 255), "d": soft})
+    soft, at_half = of_values(100, 101, 255), of_values(127, 128, 255)
+    told = rules_of({"a": of_values(1), "b": of_values(255), "c": of_values(200, 255), "d": soft, "e": at_half})
     assert told[TWO_VALUES] == {"rule": "defect where > 0", "masks": 2, "values": [0, 1, 255]}
-    assert told[MORE_VALUES]["masks"] == 2
+    assert told[MORE_VALUES]["masks"] == 3
     assert told[MORE_VALUES]["highest"] == [255]
     assert told[MORE_VALUES]["files"] == {
         "c": {"threshold": 128, "above_zero_px": 40, "defect_px": 40},
         "d": {"threshold": 128, "above_zero_px": 60, "defect_px": 20},
+        "e": {"threshold": 128, "above_zero_px": 60, "defect_px": 40},
     }
-    assert named_losses(told) == {"d": "40 of 60 px"}
+    assert named_losses(told) == {"d": "40 of 60 px", "e": "20 of 60 px"}
     assert rules_of({}) == named_losses({}) == {}
 
 

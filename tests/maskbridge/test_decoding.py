@@ -94,6 +94,7 @@ WHOLE = {
     "tiff, packbits": tiff(32773),
 }
 UNCOMPRESSED = ("bmp", "tiff")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -143,6 +144,25 @@ def test_changed_bytes_fail_their_checksum(name: str) -> None:
         decode(bytes(data), Path("a"))
 
 
+@pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"])
+def test_a_png_chunk_that_fails_its_checksum_is_named(kind: bytes) -> None:
+    """Everything else is right: nothing but that checksum tells."""
+    bodies = {
+        b"IHDR": struct.pack(">IIBBBBB", 10, 9, 8, 3, 0, 0, 0),
+        b"PLTE": b"\1\2\3",
+        b"tRNS": b"\xff",
+        b"eXIf": exif(1),
+        b"IDAT": zlib.compress(ROWS),
+        b"IEND": b"",
+    }
+    chunks = {name: chunk(name, body) for name, body in bodies.items()}
+    start = len(PNG_SIGNATURE + b"".join(chunks.values()).partition(chunks[kind])[0])
+    assert decode(PNG_SIGNATURE + b"".join(chunks.values()), Path("a")).pixels.shape[:2] == (9, 10)
+    chunks[kind] = chunks[kind][:-1] + bytes([chunks[kind][-1] ^ 1])
+    with pytest.raises(SourceError, match=f"a chunk {kind.decode()} at byte {start} that fails its checksum"):
+        decode(PNG_SIGNATURE + b"".join(chunks.values()), Path("a"))
+
+
 def test_an_lzw_code_beyond_its_table_is_found() -> None:
     """Of 8 bits OpenCV gives what came before it, and black below."""
     data = bytearray(WHOLE["tiff, lzw"])
@@ -154,7 +174,7 @@ def test_an_lzw_code_beyond_its_table_is_found() -> None:
 
 def png_of(header: tuple[int, ...], stream: bytes) -> bytes:
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", *header))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + head + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
 
 
 ROWS = bytes(11 * 9)  # 9 rows of 10 grey pixels, each after its filter type
@@ -197,6 +217,7 @@ def test_an_interlaced_png_is_counted_by_its_passes() -> None:
         chunk(b"PLTE", b"abc"),
         chunk(b"sBIT", b"\xff\xff\xff"),
         chunk(b"gAMA", b"\0\0\0\0"),
+        chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),
     ],
 )
 def test_what_libpng_would_remark_on_beside_good_pixels_is_passed_over(

@@ -111,6 +111,22 @@ def test_a_chain_of_parts_each_a_little_further_on_is_not_lumped(step: float) ->
     assert pairs_of([plain_part(step * index, seed=index) for index in range(6)]) == []
 
 
+@pytest.mark.parametrize(("errors", "found"), [(1.7, [(0, 1)]), (2.3, []), (4.0, [])])
+def test_a_picture_of_full_contrast_may_differ_by_twice_what_an_encoding_changes(
+    errors: float, found: list[tuple[int, int]]
+) -> None:
+    """Differences are root mean squares of means over 5 x 5 pixels."""
+    smooth = np.random.default_rng(0).normal(0, 1, (2, HEIGHT, WIDTH)).astype(np.float32)
+    ground, change = (cv2.GaussianBlur(one, (0, 0), 4) for one in smooth)
+    image = np.clip(128 + 90 * ground / ground.std(), 0, 255).round().astype(np.uint8)
+    room = np.float32((image > 40) & (image < 215))
+    change = (change - (change * room).sum() / room.sum()) * room
+    coding = cv2.blur(jpeg(image).astype(np.float32) - image, (5, 5)).std()
+    change *= errors * coding / cv2.blur(change, (5, 5)).std()
+    other = np.clip(image + change, 0, 255).round().astype(np.uint8)
+    assert pairs_of([image, other]) == found
+
+
 def faint(image: Image, share: float, seed: int) -> Image:
     """The picture with a share of its contrast, in 8 bits, under a little noise of its own."""
     noise = np.random.default_rng(seed).normal(0, 0.5, image.shape)
