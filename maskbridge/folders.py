@@ -183,8 +183,9 @@ def scratch_folder(what: str) -> Iterator[Path]:
 
 def recover(out: Path) -> None:
     """Put back what a killed exchange has left of a folder; nothing to do anywhere else."""
+    out = Path(os.path.abspath(out))
     old = _old(out)
-    if not old.is_dir() or old.is_symlink():
+    if not os.path.isdir(old) or old.is_symlink():
         return
     with contextlib.suppress(FileNotFoundError, MaskbridgeError), held(old):
         if os.path.lexists(out):
@@ -283,7 +284,7 @@ def told_of(out: Path) -> Iterator[None]:
 
 
 def _old(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
+    return out.parent / f".{out.name}.old"
 
 
 def _exchanged(folder: Path, out: Path) -> bool:
