@@ -262,6 +262,12 @@ def final(path: Path) -> Path:
     return Path(*(re.sub(r"^\.(.+)\.partial$", r"\1", part) for part in path.parts))
 
 
+def file_of(error: OSError) -> Path | None:
+    """The file that an error of the system is about, by its final name; None where it does not say."""
+    name = error.filename2 or error.filename
+    return final(Path(os.fsdecode(name))) if name and isinstance(name, str | bytes | os.PathLike) else None
+
+
 @contextlib.contextmanager
 def told_of(out: Path) -> Iterator[None]:
     """Tell a disk that is full, or a place that cannot be written, in one line.
@@ -272,8 +278,7 @@ def told_of(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = error.filename2 or error.filename
-        where = final(Path(os.fsdecode(name))) if isinstance(name, str | bytes | os.PathLike) else out
+        where = file_of(error) or out
         if error.errno in _FULL:
             raise MaskbridgeError(
                 "disk full, nothing was kept", where=out, found=f"{error.strerror}: {where}", remedy="free some space"
