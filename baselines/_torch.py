@@ -198,7 +198,7 @@ def load_checkpoint(weights: Path) -> tuple[dict[str, torch.Tensor], dict[str, A
             return Tensors(path, {name: file.get_tensor(name) for name in file.keys()}), facts  # noqa: SIM118
     except FileNotFoundError as error:
         raise WeightsError("no such checkpoint", where=path, remedy="train again") from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise WeightsError(
             "cannot be read as a checkpoint", where=path, found=repr(error), remedy="train again"
         ) from error

@@ -147,7 +147,8 @@ class _Sorted:
     def of(cls, scores: npt.NDArray[Any], rows: npt.NDArray[np.intp], defective: npt.NDArray[np.bool_]) -> _Sorted:
         """Sort the images `rows` of N."""
         ordered = rows[np.argsort(scores[rows], kind="stable")]
-        starts = np.flatnonzero(np.append(True, np.diff(scores[ordered]) > 0))
+        ascending = scores[ordered]
+        starts = np.flatnonzero(np.append(True, ascending[1:] > ascending[:-1]))  # differences could overflow
         return cls(ordered, starts, defective[ordered])
 
     @property

@@ -27,9 +27,16 @@ from evaluation.tables import Table, tables
 from maskbridge.dataset import Dataset
 from maskbridge.derive import part_image_ids
 from maskbridge.errors import RunError
-from maskbridge.files import write_json, write_text
+from maskbridge.files import refuse_foreign, write_json, write_text
 from maskbridge.predictions import Run
 from maskbridge.progress import track
+
+#: Our files, and what stands at the beginning of each.
+_MARKS = (
+    ("leaderboard.json", b'{\n "dataset": ', b'"part": '),
+    ("leaderboard.csv", b"run,approach,"),
+    ("leaderboard.md", b"# ", b"bootstrap samples of"),
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,13 @@ class Leaderboard:
             write_json(each.run.path / "metrics.json", each.metrics)
 
     def write(self, folder: Path) -> None:
-        """Write `leaderboard.md`, `leaderboard.json` and `leaderboard.csv` into a folder, each whole or not at all."""
+        """Write `leaderboard.md`, `leaderboard.json` and `leaderboard.csv` into a folder, each whole or not at all.
+
+        Raises:
+            MaskbridgeError: When a file of one of these names is there, and no leaderboard.
+        """
+        for name, *marks in _MARKS:
+            refuse_foreign(folder / name, *marks, kind="a leaderboard")
         text, table = self.markdown(), self.csv()
         write_json(folder / "leaderboard.json", self.to_json())
         write_text(folder / "leaderboard.csv", table)

@@ -26,12 +26,14 @@ from evaluation._report_page import json_text, page
 from evaluation.leaderboard import Leaderboard
 from maskbridge import __version__
 from maskbridge.errors import OptionError
-from maskbridge.files import write_bytes
+from maskbridge.files import refuse_foreign, write_bytes
 from maskbridge.progress import track
 
 #: Images whose pictures stand in one block of the page, which is read when the first of them is shown.
 CHUNK = 40
 
+#: What stands in the head of every report.
+_MARKS = (b"<!doctype html>", b"maskbridge report</title>")
 _SAMPLED = 24
 _LEAST_PX, _MOST_PX = 32, 2048
 
@@ -59,7 +61,7 @@ def write_report(board: Leaderboard, out: Path, options: ReportOptions = ReportO
 
     Args:
         board: Runs on the same images, evaluated.
-        out: The file to write; one that is there is replaced.
+        out: The file to write; a report that is there is replaced.
         options: See `ReportOptions`.
 
     Returns:
@@ -67,11 +69,10 @@ def write_report(board: Leaderboard, out: Path, options: ReportOptions = ReportO
 
     Raises:
         DatasetError: When an image cannot be read.
-        OptionError: When the page does not fit into `options.megabytes` even with the smallest pictures, or `out` is a
-            folder.
+        OptionError: When the page does not fit into `options.megabytes` even with the smallest pictures.
+        MaskbridgeError: As `refuse_taken`.
     """
-    if out.is_dir():
-        raise OptionError("is a folder", where=out, expected="a file to write, such as report.html")
+    refuse_taken(out)
     pictures = Pictures(board.evaluations, options.thumbnail_px)
     data = page_data(board)
     data["commands"] = _commands(board, out, options)
@@ -83,6 +84,18 @@ def write_report(board: Leaderboard, out: Path, options: ReportOptions = ReportO
             write_bytes(out, encoded)
             return len(encoded)
     raise _too_large(board, out, options)
+
+
+def refuse_taken(out: Path) -> None:
+    """Refuse a place that no report can be written to.
+
+    Raises:
+        OptionError: When it is a folder.
+        MaskbridgeError: When it is a file, and no report.
+    """
+    if out.is_dir():
+        raise OptionError("is a folder", where=out, expected="a file to write, such as report.html")
+    refuse_foreign(out, *_MARKS, kind="a report")
 
 
 def _levels_that_fit(board: Leaderboard, pictures: Pictures, data: dict[str, Any], limit: int) -> Sequence[Level]:

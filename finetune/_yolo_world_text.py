@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
-from maskbridge.files import NO_ARRAY, open_regular, sha256_file, write_bytes
+from maskbridge.files import NO_ARRAY, open_regular, refuse_foreign, sha256_file, write_bytes
 from maskbridge.progress import say
 from maskbridge.weights import AUTO, find_weights
 
@@ -171,7 +171,12 @@ def read_features(path: Path) -> Mapping[str, Features]:
 
 
 def write_features(path: Path, texts: Sequence[str], features: Features, encoder: str) -> None:
-    """Write a file of text features, atomically."""
+    """Write a file of text features, atomically.
+
+    Raises:
+        MaskbridgeError: When something else is there.
+    """
+    refuse_foreign(path, b"names.npy", kind="a file of text features")
     buffer = io.BytesIO()
     np.savez(buffer, names=np.array(list(texts)), features=features, encoder=np.array(encoder))
     write_bytes(path, buffer.getvalue())

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from maskbridge import __version__, plugins
 from maskbridge.errors import MaskbridgeError, OptionError, printable
+from maskbridge.folders import file_of
 from maskbridge.progress import QUIET_VARIABLE
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (*_FULL, *_UNFIT):
             raise
         remedy = "free some space" if error.errno in _FULL else "choose a place that can be written"
-        line = f"{os.fsdecode(error.filename or 'a file')}: {error.strerror}; {remedy}"
+        line = f"{file_of(error) or 'a file'}: {error.strerror}; {remedy}"
         print(f"maskbridge: {printable(line)}", file=sys.stderr)
     return 1
 

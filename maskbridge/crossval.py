@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
+from maskbridge.derive import PredictionView
 from maskbridge.errors import RunError
-from maskbridge.fold_ranks import FoldRanks
+from maskbridge.fold_ranks import FoldRanks, fold_runs
 from maskbridge.folders import final, held
 from maskbridge.options import require_usable
 from maskbridge.predicting import predict_run, second_run
@@ -61,7 +61,7 @@ def crossval(name: str, dataset: Dataset, path: Path, config: Any, settings: Set
             say(f"{final(path)}: fold {fold} of {dataset.fold_count}")
             of_fold = replace(settings, fold=fold, overwrite=False)
             run = train_run(name, dataset, claim.folder / f"fold{fold}", config, of_fold)
-            if not (settings.resume and run.has("test") and "test" in run.info["seconds"]):
+            if not (settings.resume and run.has("test") and "test" in (run.info.get("seconds") or {})):
                 run = predict_run(run, dataset, "test", device=settings.device)
             runs.append(run)
         merged = merge(claim.folder, runs, dataset, free)
@@ -91,11 +91,7 @@ def predict_folds(
         RunError: When a fold is missing, or `out` lies in or around the run.
         MaskbridgeError: When `out` is taken.
     """
-    if not run.info.get("folds"):
-        raise RunError(
-            "is of all folds, but names none of them", where=run.path, remedy="predict with the runs of folds"
-        )
-    folds, free = [Run.open(run.path / name) for name in run.info["folds"]], same_result_options(run.info["approach"])
+    folds, free = fold_runs(run, dataset), same_result_options(run.info["approach"])
     if out is None:
         with held(run.path):
             runs = [predict_run(fold, dataset, "test", device=device, changes=changes) for fold in folds]
@@ -103,7 +99,8 @@ def predict_folds(
     out = Path(os.path.abspath(out))
     with second_run(run, out, overwrite=overwrite) as folder:
         runs = [
-            predict_run(fold, dataset, "test", device=device, changes=changes, out=folder / fold.name) for fold in folds
+            predict_run(fold, dataset, "test", device=device, changes=changes, out=folder / f"fold{fold.info['fold']}")
+            for fold in folds
         ]
         merge(folder, runs, dataset, free)
     return Run.open(out)
@@ -128,23 +125,28 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
     write_predictions(path, PART, (prediction for run in runs for prediction in _tested(run, dataset)))
     merged = Run(
         path,
-        {key: first[key] for key in ("approach", "options", "dataset", "seed", "device", "weights_from")}
-        | {key: first[key] for key in ("trained_options",) if key in first}
+        {
+            key: first[key]
+            for key in ("approach", "options", "dataset", "seed", "device", "weights_from", "trained_options")
+            if key in first
+        }
         | {
             "fold": "all",
             "truth_given": runs[0].truth_given,
-            "folds": [os.path.relpath(run.path.resolve(), path.resolve()) for run in runs],
-            "parameters": first["parameters"],
-            "seconds": _over(runs, "seconds", sum),
-            "peak_memory_mb": _over(runs, "peak_memory_mb", max),
-            "predict_ms_per_image": round(float(np.mean([run.info["predict_ms_per_image"] for run in runs])), 3),
-            "trained_on": {
-                kind: round(float(np.mean([run.info["trained_on"].get(kind, 0) for run in runs])), 1)
-                for kind in first["trained_on"]
+            "folds": [_name(run, path) for run in runs],
+            "parameters": first.get("parameters"),
+            "seconds": _over([run.info.get("seconds") for run in runs], sum),
+            "peak_memory_mb": _over([run.info.get("peak_memory_mb") for run in runs], max),
+            **_over([{"predict_ms_per_image": run.info.get("predict_ms_per_image")} for run in runs], fmean),
+            "trained_on": _over([run.info.get("trained_on") for run in runs], fmean, digits=1),
+            "thresholds": {
+                fold: entry
+                for run in runs
+                for fold, entry in (run.info.get("thresholds") or {}).items()
+                if fold == str(run.info["fold"])
             },
-            "thresholds": {str(run.info["fold"]): run.info["thresholds"][str(run.info["fold"])] for run in runs},
             "mapping": FoldRanks(runs, dataset).to_json(),
-            "facts": {run.path.name: run.info.get("facts", {}) for run in runs},
+            "facts": {Path(_name(run, path)).name: run.info.get("facts", {}) for run in runs},
             "versions": package_versions(),
         },
     ).save()
@@ -155,8 +157,12 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
 
 def _tested(run: Run, dataset: Dataset) -> Iterator[Prediction]:
     """What a fold predicted of its test part."""
-    image_ids = dataset.split(run.info["fold"]).test
-    scores, types, results = run.scores("test"), run.types("test"), run.detections("test")
+    view = PredictionView(run, dataset, "test")
+    scores, types, results = run.scores("test"), run.types("test"), view.given_detections()
+    for what, table in (("scores", scores), ("types", types)):
+        if table is not None:
+            view.refuse_other_images(set(table), what)
+    image_ids = view.image_ids
     of_image: dict[int, list[Detection]] = {image_id: [] for image_id in image_ids}
     for result in results or ():
         left, top, width, height = result["bbox"]
@@ -178,5 +184,18 @@ def _tested(run: Run, dataset: Dataset) -> Iterator[Prediction]:
         )
 
 
-def _over(runs: Sequence[Run], key: str, combine: Any) -> dict[str, float]:
-    return {phase: round(combine(run.info[key][phase] for run in runs), 3) for phase in runs[0].info[key]}
+def _name(run: Run, path: Path) -> str:
+    """Where the run of a fold lies, as seen from the merged one; it may be a link there."""
+    name = f"fold{run.info['fold']}"
+    return (
+        name if (path / name).resolve() == run.path.resolve() else os.path.relpath(run.path.resolve(), path.resolve())
+    )
+
+
+def _over(
+    tables: Sequence[dict[str, Any] | None], combine: Callable[[list[float]], float], digits: int = 3
+) -> dict[str, float]:
+    """What every fold tells, over the folds."""
+    told = [table or {} for table in tables]
+    common = [key for key in told[0] if all(table.get(key) is not None for table in told)]
+    return {key: round(combine([table[key] for table in told]), digits) for key in common}

@@ -119,9 +119,9 @@ class PredictionView:
             return Found(None, why=self.given_why)
         scores = self.run.scores(self.part)
         if scores is not None:
-            self._refuse_other_images(set(scores), "scores")
+            self.refuse_other_images(set(scores), "scores")
             return Found(scores)
-        results = self._detections()
+        results = self.given_detections()
         if results is not None:
             scores = dict.fromkeys(self.image_ids, 0.0)
             for result in results:
@@ -148,12 +148,12 @@ class PredictionView:
         names = {category["id"]: category["name"] for category in self.dataset.categories}
         types = self.run.types(self.part)
         if types is not None:
-            self._refuse_other_images(set(types), "types")
+            self.refuse_other_images(set(types), "types")
             unknown = sorted(set(types.values()) - {GOOD, *names.values()})
             if unknown:
                 raise RunError("a type is not the dataset's", where=self.run.path, found=unknown[0])
             return Found(types)
-        results, scores, thresholds = self._detections(), self.scores(), self.threshold("image")
+        results, scores, thresholds = self.given_detections(), self.scores(), self.threshold("image")
         if results is None or any(result["category_id"] not in names for result in results):
             return Found(None, why="the run names no types")
         if scores.value is None or thresholds.value is None:
@@ -179,9 +179,9 @@ class PredictionView:
             strange = [name for name in names if not name.isdecimal()]
             if strange:
                 raise RunError("a map is not named by an image id", where=folder, found=f"{strange[0]}.npy")
-            self._refuse_other_images({int(name) for name in names}, "maps")
+            self.refuse_other_images({int(name) for name in names}, "maps")
             return Found(self._given_map)
-        results = self._detections()
+        results = self.given_detections()
         if results is None:
             return Found(None, why="the run has neither maps nor detections")
         by_image: dict[int, list[Result]] = {image_id: [] for image_id in self.image_ids}
@@ -205,7 +205,7 @@ class PredictionView:
         return self._found_detections
 
     def _find_detections(self) -> Found[list[Result]]:
-        results = self._detections()
+        results = self.given_detections()
         if results is not None:
             return Found(results)
         if not self.run.has_maps(self.part):
@@ -228,7 +228,8 @@ class PredictionView:
         assert anomaly_map is not None, "asked for only where there are maps"
         return anomaly_map
 
-    def _detections(self) -> list[Result] | None:
+    def given_detections(self) -> list[Result] | None:
+        """Detections that the run itself gives, checked; None where it gives none."""
         results = self.run.detections(self.part)
         where = self.run.path / "predictions" / self.part / "detections.json"
         known = set(self.image_ids)
@@ -242,7 +243,12 @@ class PredictionView:
             return in_order_of_truth(results, self.dataset, self.image_ids, where)
         return results
 
-    def _refuse_other_images(self, found: set[int], what: str) -> None:
+    def refuse_other_images(self, found: set[int], what: str) -> None:
+        """Refuse what is not of the images of the part.
+
+        Raises:
+            RunError: When an image is missing or one too many is there.
+        """
         missing, extra = sorted(set(self.image_ids) - found), sorted(found - set(self.image_ids))
         if missing or extra:
             raise RunError(

@@ -31,6 +31,8 @@ LinkMode = Literal["hard", "copy", "symlink"]
 
 #: What a file that is read as a whole may hold; the largest are annotations and detections.
 MOST_BYTES = 2**30
+#: Where the marks of our own files stand.
+_MARKED_BYTES = 1 << 12
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -97,6 +99,29 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = str(path)
             raise
+
+
+def refuse_foreign(path: Path, *marks: bytes, kind: str) -> None:
+    """Refuse to write over a file that maskbridge did not make; one of ours may be replaced.
+
+    Args:
+        path: The file to write; nothing is said of an empty one, or where there is none.
+        marks: Words that all stand at the beginning of each file of the kind.
+        kind: What it is, as "a report".
+
+    Raises:
+        MaskbridgeError: When there is a file with other content.
+    """
+    if not path.is_file():
+        return
+    with open_regular(path) as file:
+        head = file.read(_MARKED_BYTES)
+    if head and not all(mark in head for mark in marks):
+        raise MaskbridgeError(
+            f"is not {kind} made by maskbridge and is left alone",
+            where=path,
+            remedy="name another file, or remove this one yourself",
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

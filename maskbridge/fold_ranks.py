@@ -119,15 +119,12 @@ class FoldRanks:
         """Of a merged run; None where its run.json does not say that its values are to be mapped so.
 
         Raises:
-            RunError: When the run of a fold is missing.
+            RunError: As `fold_runs`.
         """
         told = run.info.get("mapping")
         if not isinstance(told, dict) or told.get("rule") != RULE:
             return None
-        names = run.info.get("folds")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise RunError("names no folds", where=run.path / "run.json", found=names, expected="a list of names")
-        return cls([Run.open(run.path / name) for name in names], dataset)
+        return cls(fold_runs(run, dataset), dataset)
 
     def __getitem__(self, kind: Kind) -> Mapping[str, Rank]:
         """By fold, as a key of the thresholds, how values of a kind are mapped."""
@@ -142,6 +139,33 @@ class FoldRanks:
     @cached_property
     def _views(self) -> list[tuple[Run, PredictionView]]:
         return [(run, PredictionView(run, self._dataset, "val")) for run in self._folds]
+
+
+def fold_runs(run: Run, dataset: Dataset) -> list[Run]:
+    """The runs that a merged run was made of, one of each fold.
+
+    Raises:
+        RunError: When the run of a fold is missing or named twice, or is of another approach or dataset.
+    """
+    where, names = run.path / "run.json", run.info.get("folds")
+    if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RunError("is of all folds, but names none of them", where=where, remedy="predict with the runs of folds")
+    runs = [Run.open(run.path / name) for name in names]
+    found, expected = [fold.info["fold"] for fold in runs], list(range(dataset.fold_count))
+    if sorted(found, key=str) != sorted(expected, key=str):
+        raise RunError("is not of each fold once", where=where, found=f"folds {found}", expected=f"{expected}")
+    for fold in runs:
+        if fold.info["approach"] != run.info["approach"]:
+            raise RunError(
+                "is of another approach than the merged run",
+                where=fold.path,
+                found=fold.info["approach"],
+                expected=run.info["approach"],
+            )
+        for name in ("annotations_sha256", "splits_sha256"):
+            if fold.info["dataset"][name] != run.info["dataset"][name]:
+                raise RunError("is on another dataset than the merged run", where=fold.path, found=fold.info["dataset"])
+    return runs
 
 
 def mapped(ranks: Mapping[str, Rank] | None, folds: Sequence[str], values: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -184,8 +184,9 @@ def scratch_folder(what: str) -> Iterator[Path]:
 
 def recover(out: Path) -> None:
     """Put back what a killed exchange has left of a folder; nothing to do anywhere else."""
+    out = Path(os.path.abspath(out))
     old = _old(out)
-    if not old.is_dir() or old.is_symlink():
+    if not os.path.isdir(old) or old.is_symlink():
         return
     with contextlib.suppress(FileNotFoundError, MaskbridgeError), held(old):
         if os.path.lexists(out):
@@ -262,6 +263,12 @@ def final(path: Path) -> Path:
     return Path(*(re.sub(r"^\.(.+)\.partial$", r"\1", part) for part in path.parts))
 
 
+def file_of(error: OSError) -> Path | None:
+    """The file that an error of the system is about, by its final name; None where it does not say."""
+    name = error.filename2 or error.filename
+    return final(Path(os.fsdecode(name))) if name and isinstance(name, str | bytes | os.PathLike) else None
+
+
 @contextlib.contextmanager
 def told_of(out: Path) -> Iterator[None]:
     """Tell a disk that is full, or a place that cannot be written, in one line.
@@ -272,8 +279,7 @@ def told_of(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = error.filename2 or error.filename
-        where = final(Path(os.fsdecode(name))) if isinstance(name, str | bytes | os.PathLike) else out
+        where = file_of(error) or out
         if error.errno in _FULL:
             raise MaskbridgeError(
                 "disk full, nothing was kept", where=out, found=f"{error.strerror}: {where}", remedy="free some space"
@@ -284,7 +290,7 @@ def told_of(out: Path) -> Iterator[None]:
 
 
 def _old(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
+    return out.parent / f".{out.name}.old"
 
 
 def _exchanged(folder: Path, out: Path) -> bool:

@@ -66,6 +66,8 @@ class Run:
         """
         folder = Path(path)
         recover(folder)
+        for old in sorted((folder / "predictions").glob(".*.old")):
+            recover(old.with_name(old.name.removeprefix(".").removesuffix(".old")))
         info = read_run_info(folder)
         return cls(path=folder.resolve(), info=info)
 

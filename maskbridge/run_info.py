@@ -46,6 +46,10 @@ def read_run_info(folder: Path) -> dict[str, Any]:
     return dict(info)
 
 
+#: A sum or mean over folds of what is counted or measured is a number as well.
+_Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+
+
 class _Threshold(TypedDict, total=False):
     value: float | None
     rule: str
@@ -75,11 +79,11 @@ class _RunInfo(TypedDict, total=False):
     weights_from: str | None
     start_weights: list[dict[str, str]]
     seen: list[dict[str, Any]]
-    parameters: float | None
-    predict_ms_per_image: float | None
-    seconds: dict[str, float | None] | None
-    peak_memory_mb: dict[str, float | None] | None
-    trained_on: dict[str, float | None] | None
+    parameters: _Amount | None
+    predict_ms_per_image: _Amount | None
+    seconds: dict[str, _Amount | None] | None
+    peak_memory_mb: dict[str, _Amount | None] | None
+    trained_on: dict[str, _Amount | None] | None
     thresholds: dict[str, dict[str, _Threshold]] | None
     versions: dict[str, str | None] | None
     facts: dict[str, Any] | None

@@ -306,12 +306,12 @@ def _read_record(path: Path) -> tuple[Seen, ...]:
             raise _unreadable(path, error) from error
     elif path.suffix == ".safetensors":
         header, _ = _safetensors_header(path)
-        content = header["__metadata__"].get(KEY, "[]").encode()
+        content = header["__metadata__"].get(KEY, "[]").encode(errors="surrogatepass")  # no UTF-8, and refused as such
     else:
         return ()
     try:
         return _typed(msgspec.json.decode(content), path)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError is a ValueError
         raise _unreadable(path, error) from error
 
 

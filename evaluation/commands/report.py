@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
-    from evaluation.report import ReportOptions, write_report
+    from evaluation.report import ReportOptions, refuse_taken, write_report
     from maskbridge.options import from_arguments
 
+    refuse_taken(arguments.out)
     board = board_of(arguments, arguments.runs)
     write_report(board, arguments.out, from_arguments(ReportOptions, arguments))
     show(arguments.out)

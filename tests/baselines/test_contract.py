@@ -193,7 +193,9 @@ def test_a_damaged_checkpoint_is_named(case: Case, name: str, work: SimpleNamesp
 
 
 @approaches
-@pytest.mark.parametrize("facts", ["[]", '{"backbone": 3}', '{"weights_from": null}', "null", "{"])
+@pytest.mark.parametrize(
+    "facts", ["[]", '{"backbone": 3}', '{"weights_from": null}', "null", "{", pytest.param("[" * 99_999, id="deep")]
+)
 def test_a_checkpoint_with_another_header_is_named(
     case: Case, name: str, facts: str, work: SimpleNamespace, trained
 ) -> None:

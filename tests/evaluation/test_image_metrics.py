@@ -36,6 +36,14 @@ def test_equal_to_scikit_learn():
     assert point["recall"] == pytest.approx(reference.recall_score(defective, called))
 
 
+def test_scores_as_large_as_numbers_go_are_ranked_without_a_word():
+    scores, defective = np.array([-1e308, 1e308, -1e308, 1.5e308]), np.array([False, True, True, True])
+    point = ImageMetrics(scores, defective, np.full(4, 0.5)).point()
+    smaller = scores / 1e300  # scikit-learn subtracts them
+    assert point["auroc"] == pytest.approx(reference.roc_auc_score(defective, smaller))
+    assert point["ap"] == pytest.approx(reference.average_precision_score(defective, smaller))
+
+
 def test_each_image_is_judged_by_its_own_threshold():
     scores, defective = np.array([0.2, 0.3, 20.0, 30.0]), np.array([False, True, False, True])
     assert ImageMetrics(scores, defective, np.array([0.25, 0.25, 25, 25])).point()["accuracy"] == 1.0

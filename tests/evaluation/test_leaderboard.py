@@ -9,7 +9,7 @@ from evaluation._report_data import page_data
 from evaluation.leaderboard import evaluate_runs
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
-from maskbridge.errors import RunError
+from maskbridge.errors import MaskbridgeError, RunError
 
 
 def scores_of(dataset, ids, noise, seed=0):
@@ -252,3 +252,19 @@ def test_a_run_that_is_named_like_a_formula_is_text_in_a_spreadsheet(dataset, id
     assert {row["run"] for row in rows} == {f"'{run.name}"}
     assert {row["approach"] for row in rows} == {run.info["approach"]}
     assert all(float(row["value"]) is not None for row in rows if row["value"]), "numbers stay numbers"
+
+
+def test_a_leaderboard_is_replaced_and_no_other_file_is(dataset, ids, new_run, truth, tmp_path):
+    board = evaluate_runs([new_run(tmp_path / "a", dataset, truth(dataset, ids)).path], samples=5)
+    out = tmp_path / "out"
+    for _ in range(2):
+        board.write(out)
+    names = ["leaderboard.csv", "leaderboard.json", "leaderboard.md"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    for name in names:
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        (out / name).write_text("# mine")
+        with pytest.raises(MaskbridgeError, match=f"{name}: is not a leaderboard made by maskbridge"):
+            board.write(out)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == {**before, name: b"# mine"}
+        (out / name).write_bytes(before[name])

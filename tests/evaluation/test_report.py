@@ -27,9 +27,11 @@ from evaluation.leaderboard import evaluate_runs
 from evaluation.report import CHUNK, ReportOptions, write_report
 from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
-from maskbridge.errors import DatasetError, OptionError
+from maskbridge.cli import main
+from maskbridge.errors import DatasetError, MaskbridgeError, OptionError
 from maskbridge.predictions import Run
 
+OLD = "<!doctype html><title>old – maskbridge report</title>"
 HOSTILE = "<script>alert(1)</script>&\u2028\"'"
 
 
@@ -252,13 +254,35 @@ def test_a_page_that_cannot_fit_is_refused_and_nothing_is_written(board, tmp_pat
 
 def test_an_image_that_cannot_be_read_leaves_the_old_page(board, dataset, tmp_path):
     out = tmp_path / "report.html"
-    out.write_text("old")
+    out.write_text(OLD)
     dataset.image_path(7).write_bytes(b"no image")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DatasetError, match=r"007\.png"):
         write_report(board, out)
-    assert out.read_text() == "old"
+    assert out.read_text() == OLD
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_report_is_replaced_and_no_other_file_is(board, tmp_path):
+    out = tmp_path / "r.html"
+    out.touch()
+    for _ in range(3):
+        write_report(board, out)
+    for foreign in (
+        b"mine",
+        b"<!doctype html><title>my thesis</title>",
+        (board.evaluations[0].run.path / "run.json").read_bytes(),
+    ):
+        out.write_bytes(foreign)
+        with pytest.raises(MaskbridgeError, match=r"r\.html: is not a report made by maskbridge and is left alone"):
+            write_report(board, out)
+        assert out.read_bytes() == foreign
+
+
+def test_a_file_in_the_way_is_told_before_the_runs_are_judged(tmp_path, capsys):
+    (tmp_path / "r.html").write_text("mine")
+    assert main(["report", str(tmp_path / "no-run"), "--out", str(tmp_path / "r.html")]) == 1
+    assert "r.html: is not a report made by maskbridge" in capsys.readouterr().err
 
 
 def test_a_folder_is_no_place_for_the_page(board, tmp_path):

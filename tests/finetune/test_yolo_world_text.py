@@ -9,7 +9,7 @@ import pytest
 from finetune import _yolo_world_text as text
 from finetune._yolo_world_text import DIMENSIONS, hashed, read_features, text_features, write_features
 from maskbridge.cli import main
-from maskbridge.errors import OptionError, WeightsError
+from maskbridge.errors import MaskbridgeError, OptionError, WeightsError
 from maskbridge.files import sha256_file
 
 PROMPTS = ["plate chip", "plate scratch", "plate stain"]
@@ -288,3 +288,15 @@ def test_a_written_file_is_read_back(tmp_path):
     rows = np.stack([hashed(prompt) for prompt in PROMPTS])
     write_features(tmp_path / "deep" / "text.npz", PROMPTS, rows, "somebody")
     np.testing.assert_allclose(text_features(str(tmp_path / "deep" / "text.npz"), PROMPTS), rows, atol=1e-7)
+
+
+def test_text_features_are_replaced_and_no_other_file_is(tmp_path):
+    path = tmp_path / "text.npz"
+    rows = np.stack([hashed(prompt) for prompt in PROMPTS])
+    for _ in range(2):
+        write_features(path, PROMPTS, rows, "hashed")
+    np.savez(path, mine=np.zeros((3, 5)))
+    before = path.read_bytes()
+    with pytest.raises(MaskbridgeError, match=r"text\.npz: is not a file of text features made by maskbridge"):
+        write_features(path, PROMPTS, rows, "hashed")
+    assert path.read_bytes() == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -332,6 +333,20 @@ def test_a_disk_that_takes_nothing_is_one_line(call, fake, tiles, tmp_path, numb
     code, out, err = call("train", "fake", tiles.path, tmp_path / "run")
     assert (code, out) == (1, "")
     assert err == f"maskbridge: weights/model.pt: {os.strerror(number)}; {remedy}\n"
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [("a/.metrics.json.partial", "a/metrics.json"), (b"a/.run.partial/x", "a/run/x"), (3, "a file"), (None, "a file")],
+)
+def test_a_file_that_cannot_be_written_is_told_by_its_final_name(call, fake, tiles, tmp_path, named, told):
+    def refused(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), named)
+
+    fake.predict = refused
+    run = tmp_path / "run"
+    told = told if named is not None else str(run)  # a training knows its own folder
+    assert call("train", "fake", tiles.path, run)[2].startswith(f"maskbridge: {told}: {os.strerror(errno.EROFS)};")
 
 
 def test_check_exits_with_1_where_there_is_a_problem(call, tiles, tmp_path):

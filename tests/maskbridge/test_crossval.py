@@ -474,3 +474,49 @@ def test_types_of_images_are_merged_as_they_are(made_up, tiles, tmp_path):
 
     merged = merge(tmp_path / "all", [made_up(fold, say, say) for fold in range(3)], tiles)
     assert merged.types("crossval") == {i: tiles.image_by_id[i].defect_type for i in range(21, 40)}
+
+
+def test_folds_that_tell_no_costs_are_merged_without(merged, tiles):
+    told = ("approach", "dataset", "fold", "options")
+    for fold in range(3):
+        run = Run.open(merged.path / f"fold{fold}")
+        Run(run.path, {key: run.info[key] for key in told}).save()
+    runs = [Run.open(merged.path / f"fold{fold}") for fold in range(3)]
+    again = Run.open(merge(merged.path, runs, tiles).path)
+    assert again.scores("crossval") == merged.scores("crossval")
+    assert (again.info["seconds"], again.info["thresholds"], again.info["parameters"]) == ({}, {}, None)
+
+
+def test_thresholds_of_other_folds_in_the_run_of_a_fold_do_not_count(merged, tiles):
+    run = Run.open(merged.path / "fold2")
+    run.save(thresholds={**run.info["thresholds"], "0": {"image": {"value": 77.0}}})
+    again = merge(merged.path, [Run.open(merged.path / f"fold{fold}") for fold in range(3)], tiles)
+    assert again.info["thresholds"] == merged.info["thresholds"]
+
+
+@pytest.mark.parametrize("name", ["scores.json", "detections.json"])
+def test_predictions_of_other_images_are_not_merged(merged, tiles, name):
+    path = merged.path / "fold1/predictions/test" / name
+    foreign = merged.path / "fold1/predictions/val" / name
+    path.write_bytes(foreign.read_bytes())
+    with pytest.raises(RunError, match=r"of other images|belongs to no image of the part"):
+        merge(merged.path, [Run.open(merged.path / f"fold{fold}") for fold in range(3)], tiles)
+
+
+def test_a_fold_that_is_a_link_elsewhere_stays_a_fold(merged, tiles, fake, tmp_path):
+    shutil.move(merged.path / "fold1", tmp_path / "elsewhere")
+    (merged.path / "fold1").symlink_to(tmp_path / "elsewhere")
+    predict_folds(Run.open(merged.path), tiles)
+    again = Run.open(merged.path)
+    assert again.info["folds"] == ["fold0", "fold1", "fold2"]
+    second = predict_folds(again, tiles, changes={"factor": 3.0}, out=tmp_path / "second")
+    assert Run.open(second.path).info["folds"] == ["fold0", "fold1", "fold2"]
+    assert (second.path / "fold1" / "run.json").is_file()
+
+
+def test_a_merged_run_without_all_its_folds_is_not_predicted(merged, tiles):
+    before = merged.scores("crossval")
+    run = merged.save(folds=["fold0", "fold2"])
+    with pytest.raises(RunError, match="is not of each fold once"):
+        predict_folds(run, tiles)
+    assert Run.open(merged.path).scores("crossval") == before

@@ -121,9 +121,30 @@ def test_a_run_that_was_merged_by_another_rule_is_taken_as_it_is(folds, tiles, t
     rule = FoldRanks(runs, tiles).to_json()["rule"]
     for told in (None, "x", {}, {"rule": "(x - mean) / sd over the fold's val"}):
         assert FoldRanks.of(Run(tmp_path / "all", {"mapping": told, "folds": ["fold0"]}), tiles) is None
-    names = {"mapping": {"rule": rule}, "folds": ["fold0", "fold1", "fold2"]}
+    names = {**runs[0].info, "fold": "all", "mapping": {"rule": rule}, "folds": ["fold0", "fold1", "fold2"]}
     assert set(FoldRanks.of(Run(tmp_path / "all", names), tiles)["image"]) == {"0", "1", "2"}
-    with pytest.raises(RunError, match="names no folds"):
-        FoldRanks.of(Run(tmp_path / "all", {**names, "folds": None}), tiles)
+    for told in (None, []):
+        with pytest.raises(RunError, match="names none of them"):
+            FoldRanks.of(Run(tmp_path / "all", {**names, "folds": told}), tiles)
     with pytest.raises(RunError, match="fold7: is not a finished run"):
         FoldRanks.of(Run(tmp_path / "all", {**names, "folds": ["fold7"]}), tiles)
+
+
+@pytest.mark.parametrize("told", [["fold1"], ["fold0", "fold1", "fold1"], ["fold0", "fold1", "fold2", "fold0"]])
+def test_values_are_mapped_only_where_every_fold_is_there_once(folds, tiles, tmp_path, told):
+    runs = folds(lambda fold: lambda i: Prediction(image_id=i, score=float(i)))
+    info = {**runs[0].info, "fold": "all", "mapping": FoldRanks(runs, tiles).to_json(), "folds": told}
+    with pytest.raises(RunError, match=r"is not of each fold once; found folds .*; expected \[0, 1, 2\]"):
+        FoldRanks.of(Run(tmp_path / "all", info), tiles)
+
+
+@pytest.mark.parametrize("change", [{"fold": 0}, {"fold": "all"}, {"approach": "other"}, {"dataset": "other"}], ids=str)
+def test_a_fold_of_another_fold_approach_or_dataset_is_refused(folds, tiles, tmp_path, change):
+    runs = folds(lambda fold: lambda i: Prediction(image_id=i, score=float(i)))
+    names = [f"fold{fold}" for fold in range(3)]
+    info = {**runs[0].info, "fold": "all", "mapping": FoldRanks(runs, tiles).to_json(), "folds": names}
+    if "dataset" in change:
+        change = {"dataset": {**info["dataset"], "splits_sha256": "0" * 64}}
+    runs[1].save(**change)
+    with pytest.raises(RunError, match=r"is not of each fold once|fold1: is (of another approach|on another dataset)"):
+        FoldRanks.of(Run(tmp_path / "all", info), tiles)

@@ -161,6 +161,22 @@ def test_a_kill_between_two_renames_is_mended_by_whoever_comes_next(tmp_path: Pa
     assert (tmp_path / "out" / "dataset.json").read_text() == OURS["dataset"][1]
 
 
+def test_a_killed_exchange_is_mended_from_within_and_by_every_name_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    for name in (".", "", "../out", "x/.."):
+        (tmp_path / ".out.old").mkdir()
+        folders.recover(Path(name))
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["/", "x" * 252, "x\0"], ids=["root", "long", "null"])
+def test_a_place_that_can_have_no_folder_beside_it_has_nothing_to_mend(name: str) -> None:
+    folders.recover(Path(name))
+
+
 def killed_while_staging(out: Path) -> None:
     pid = os.fork()
     if pid == 0:

@@ -264,3 +264,16 @@ def test_a_score_that_no_image_id_names_is_refused(tmp_path, key):
     (run.path / "predictions/test/scores.json").write_text(json.dumps({key: 1.0}))
     with pytest.raises(RunError, match=r"scores\.json: a score is not named by an image id; found '"):
         run.scores("test")
+
+
+def test_predictions_that_a_killed_exchange_has_put_aside_come_back(tmp_path):
+    run = run_with(tmp_path, scores={"4": 0.25})
+    told = {"path": "ds", "annotations_sha256": "0", "splits_sha256": "0"}
+    Run(run.path, {"approach": "a", "dataset": told, "fold": 0, "options": {}}).save()
+    parts = run.path / "predictions"
+    (parts / "test").rename(parts / ".test.old")
+    assert Run.open(run.path).scores("test") == {4: 0.25}
+    (parts / ".test.old").mkdir()
+    (parts / ".test.old" / "scores.json").write_text("{}")
+    assert Run.open(run.path).scores("test") == {4: 0.25}
+    assert [path.name for path in parts.iterdir()] == ["test"]

@@ -342,7 +342,9 @@ def test_weights_from_elsewhere_are_nobodys(starts, tmp_path):
     assert seen_by(tmp_path / "not there.pt") == ()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'[{"run": "x"}]'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b'[{"run": "x"}]', b'["\xff"]', pytest.param(b"[" * 200_000, id="deep")]
+)
 def test_a_record_that_cannot_be_read_is_one_line(tmp_path, content):
     torch.save(TENSORS, tmp_path / "odd.pt")
     with zipfile.ZipFile(tmp_path / "odd.pt", "a") as archive:
@@ -350,6 +352,14 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path, content):
     with pytest.raises(WeightsError, match=r"odd.pt: what the weights have seen cannot be read; found ") as caught:
         seen_by(tmp_path / "odd.pt")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("told", ["", "[1]", pytest.param("\ud800", id="half"), pytest.param("[" * 200_000, id="deep")])
+def test_metadata_that_cannot_be_read_are_one_line(tmp_path, told):
+    head = json.dumps({"__metadata__": {start_weights.KEY: told}}).encode()
+    (tmp_path / "odd.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    with pytest.raises(WeightsError, match=r"odd.safetensors: what the weights have seen cannot be read; found "):
+        seen_by(tmp_path / "odd.safetensors")
 
 
 @pytest.mark.parametrize("name", ["best.pt", "model.safetensors"])
