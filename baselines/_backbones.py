@@ -95,12 +95,6 @@ class Backbone:
         return {stride: found[stride] for stride in self.taps}
 
 
-def supported_backbones() -> list[str]:
-    """Names that `--backbone` takes: torchvision's, then timm's others."""
-    own = _torchvision_names()
-    return [*own, *sorted(set(_timm_names()) - set(own))]
-
-
 def choose_backbone(name: str, weights: str) -> str:
     """Settle `--backbone auto`.
 

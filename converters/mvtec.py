@@ -169,7 +169,7 @@ def _read_category(folder: Path, kinds: list[_Kind], reading: Reading) -> Source
                     mask=mask,
                     part=kind.part,
                     defect_type=GOOD if kind.is_good else kind.name,
-                    name=key.replace("/", "__") + path.suffix if "/" in key else None,
+                    name=_flat(kind, key) + path.suffix if "/" in key or _is_called_good(kind) else None,
                 )
             )
     used = {path for image in images for path in (image.path, image.mask) if path is not None}
@@ -241,6 +241,16 @@ def _hint(truth: Path, lonely: list[tuple[_Kind, str, Path]], orphans: list[Path
     elif lonely and {path.stem.removesuffix(MASK_SUFFIX) for path in orphans} & {path.stem for *_, path in lonely}:
         hints.append(f"images and masks of one name lie in folders that differ below test and {TRUTH}; ")
     return "".join(hints)
+
+
+def _is_called_good(kind: _Kind) -> bool:
+    """Whether a folder of another name is good by `--good` alone."""
+    return kind.is_good and kind.folder.name.lower() != GOOD
+
+
+def _flat(kind: _Kind, key: str) -> str:
+    """The name of a nested image, or of one that lies beside others that are good, without its extension."""
+    return "__".join([*([kind.name] if _is_called_good(kind) else []), *key.split("/")])
 
 
 def _check_names(images: list[SourceImage]) -> None:

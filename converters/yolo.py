@@ -52,7 +52,7 @@ def write_export(dataset: Dataset, out: Path, options: ExportOptions, name: str,
                 written = lines(image, dataset.annotations_by_image[image.id], classes, report)
                 _report_equal_lines(image, written, report)
                 label = folder / "labels" / part / f"{target.stem}.txt"
-                label.write_text("".join(line + "\n" for line in written), encoding="utf-8")
+                write_text(label, "".join(line + "\n" for line in written))
         write_text(folder / "data.yaml", _data_yaml(dataset))
         report.write(folder)
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from maskbridge.errors import SourceError
 from maskbridge.masks import RawMask
+from maskbridge.tiff_checks import JPEG_IN_TIFF, compression_of
 
 TWO_VALUES = "at most two values"
 MORE_VALUES = "more values"
@@ -99,7 +100,9 @@ def mask_values(mask: RawMask, *, lossy: bool = False) -> Values:
 
 
 def is_lossy(data: bytes) -> bool:
-    """Whether an image file is of an encoding that changes values: JPEG, or WebP that is not lossless."""
+    """Whether a whole image file is of an encoding that changes values: JPEG, also in a TIFF, or lossy WebP."""
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return compression_of(data) == JPEG_IN_TIFF
     return data[:3] == b"\xff\xd8\xff" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP" and b"VP8L" not in data[:4096])
 
 

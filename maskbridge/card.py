@@ -15,7 +15,8 @@ from maskbridge import __version__
 from maskbridge.binarisation import listed, named_losses
 from maskbridge.dataset import GOOD, SYNTHETIC, Image
 from maskbridge.errors import printable
-from maskbridge.source import first_names
+from maskbridge.progress import counted
+from maskbridge.source import NEITHER, first_names
 
 #: Type of images with several kinds of defect at once (MVTec AD cable and others).
 COMBINED = "combined"
@@ -123,23 +124,25 @@ def conversion_lines(card: dict[str, Any]) -> list[str]:
     losses = named_losses(card["rules"]["binarisation"])
     good = card["classes"][GOOD]["images_per_part"]
     if changes["dropped_instances"]["count"]:
-        lines.append(f"{changes['dropped_instances']['count']} instances dropped by --min-area, named in dataset.json")
+        lines.append(
+            f"{counted(changes['dropped_instances']['count'], 'instance')} dropped by --min-area, named in dataset.json"
+        )
     if changes["empty_masks"]["count"]:
-        lines.append(f"{changes['empty_masks']['count']} defect images have an empty mask, named in dataset.json")
+        lines.append(f"defect images with an empty mask: {changes['empty_masks']['count']}, named in dataset.json")
     if losses:
         lines.append(
-            f"{len(losses)} masks lose a fifth of their pixels above 0 or more, cut at half their highest value, "
+            f"masks that lose a fifth of their pixels above 0 or more, cut at half their highest value: {len(losses)}, "
             f"named in dataset.json: {first_names(losses)}"
         )
     for reason, names in changes["ignored_files"]["reasons"].items():
-        lines.append(f"{len(names)} files ignored, named in dataset.json: {reason}: {first_names(names)}")
+        lines.append(f"{counted(len(names), 'file')} ignored, named in dataset.json: {reason}: {first_names(names)}")
     for one, other in changes["one_picture_two_types"]:
         lines.append(f"one picture under two types: {one} and {other}")
     if not any(count for part, count in good.items() if part != "train"):
         lines.append("no good image outside the training part: false alarms and AUROC cannot be measured")
     if changes["official_leaks_dropped"]:
         names = changes["official_leaks_dropped"]
-        lines.append(f"{len(names)} images left out of the official training part: {first_names(names)}")
+        lines.append(f"{counted(len(names), 'image')} left out of the official training part: {first_names(names)}")
     if changes["official_leaks"]:
         lines.append(f"{changes['official_leaks']}; --drop-leaks leaves the training copies out")
     return lines
@@ -207,8 +210,14 @@ def _changes(changes: dict[str, Any]) -> list[str]:
         lines.append(f"  - {name}: {', '.join(map(str, areas))} px")
     lines.append(f"- defect images with an empty mask: {changes['empty_masks']['count']}")
     lines += [f"  - {name}" for name in changes["empty_masks"]["files"]]
+    if oriented := changes.get("orientation", {}).get("files", {}):
+        drawn = Counter(entry["masks_drawn"] for entry in oriented.values())
+        lines.append(
+            f"- images with an EXIF orientation: {len(oriented)}; masks drawn on the upright picture: {drawn['upright']}, on "
+            f"the stored one: {drawn['stored']}, the same on both: {drawn[None]}"
+        )
     lines.append(f"- files ignored: {changes['ignored_files']['count']}")
-    reasons = changes["ignored_files"].get("reasons", {"neither image nor mask": changes["ignored_files"]["files"]})
+    reasons = changes["ignored_files"].get("reasons", {NEITHER: changes["ignored_files"]["files"]})
     lines += [f"  - {name}: {reason}" for reason, names in reasons.items() for name in names]
     for fold, names in changes["train_images_left_out"].items():
         lines.append(f"- left out of training in fold {fold}, near-duplicates of val or test: {', '.join(names)}")

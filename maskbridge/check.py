@@ -38,7 +38,10 @@ def check_and_remark(path: str | Path) -> tuple[list[str], list[str]]:
 
 def _remarks(dataset: Dataset) -> Iterator[str]:
     """One picture under two types, and leaks across the official parts."""
-    pairs = dataset.card.get("rules", {}).get("groups", {}).get("near_duplicates", [])
+    try:
+        pairs = dataset.whole_card["rules"]["groups"].get("near_duplicates", [])
+    except MaskbridgeError:  # a problem, and told as one
+        pairs = []
     types = {image.file_name: image.defect_type for image in dataset.images}
     for one, other in two_types(pairs, types):
         yield f"one picture under two types: {one} and {other}"

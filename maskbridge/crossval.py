@@ -30,6 +30,17 @@ from maskbridge.run_folders import claimed
 from maskbridge.training import Settings, check_folds, package_versions, run_info, same_result_options, train_run
 
 PART = "crossval"
+#: What a merged run has of its folds as they have it.
+_OF_ALL_FOLDS = (
+    "approach",
+    "options",
+    "trained_options",
+    "dataset",
+    "bit_depth",
+    "seed",
+    "device",
+    "weights_from",
+)
 
 
 def crossval(name: str, dataset: Dataset, path: Path, config: Any, settings: Settings) -> Run:
@@ -125,11 +136,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
     write_predictions(path, PART, (prediction for run in runs for prediction in _tested(run, dataset)))
     merged = Run(
         path,
-        {
-            key: first[key]
-            for key in ("approach", "options", "dataset", "seed", "device", "weights_from", "trained_options")
-            if key in first
-        }
+        {key: first[key] for key in _OF_ALL_FOLDS if key in first}
         | {
             "fold": "all",
             "truth_given": runs[0].truth_given,
@@ -146,6 +153,7 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
                 if fold == str(run.info["fold"])
             },
             "mapping": FoldRanks(runs, dataset).to_json(),
+            **{key: _united(runs, key) for key in ("start_weights", "seen")},
             "facts": {Path(_name(run, path)).name: run.info.get("facts", {}) for run in runs},
             "versions": package_versions(),
         },
@@ -153,6 +161,14 @@ def merge(path: Path, runs: Sequence[Run], dataset: Dataset, free: Collection[st
     shutil.rmtree(path / "work", ignore_errors=True)
     say(f"{final(path)}: {len(runs)} folds merged, every labelled image predicted once")
     return merged
+
+
+def _united(runs: Sequence[Run], key: str) -> list[Any]:
+    """Each entry of a list that any fold's run.json has, once."""
+    united: list[Any] = []
+    for run in runs:
+        united += [entry for entry in run.info.get(key) or () if entry not in united]
+    return united
 
 
 def _tested(run: Run, dataset: Dataset) -> Iterator[Prediction]:

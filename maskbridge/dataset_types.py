@@ -131,24 +131,56 @@ class _Synthetic(TypedDict):
     images_per_fold: Count
 
 
+class _Ignored(_Named):
+    reasons: NotRequired[dict[str, list[str]]]
+
+
+class _Oriented(TypedDict):
+    orientation: Annotated[int, msgspec.Meta(ge=2, le=8)]
+    masks_drawn: Literal["stored", "upright"] | None
+
+
+class _Orientation(TypedDict):
+    count: Count
+    files: dict[str, _Oriented]
+
+
+#: Names of two files.
+Pair = Annotated[list[str], msgspec.Meta(min_length=2, max_length=2)]
+
+
 class _Changes(TypedDict):
     dropped_instances: _Dropped
     empty_masks: _Named
-    ignored_files: _Named
+    ignored_files: _Ignored
+    orientation: NotRequired[_Orientation]
+    one_picture_two_types: NotRequired[list[Pair]]
+    official_leaks: NotRequired[str | None]
+    official_leaks_dropped: NotRequired[list[str]]
     train_images_left_out: dict[str, list[str]]
     types_smaller_than_folds: dict[str, Count]
     groups_across_official_parts: dict[str, list[str]]
     synthetic: NotRequired[_Synthetic]
 
 
+class _MaskFile(TypedDict):
+    above_zero_px: Count
+    defect_px: Count
+
+
 class _Binarisation(TypedDict):
     rule: str
+    masks: NotRequired[Count]
+    values: NotRequired[list[Count]]
+    highest: NotRequired[list[Count]]
+    files: NotRequired[dict[str, _MaskFile]]
 
 
 class _Groups(TypedDict):
     groups: Count
     largest: Count
     by: str
+    near_duplicates: NotRequired[list[Pair]]
 
 
 class _Rules(TypedDict):
@@ -215,6 +247,7 @@ class AnyCard(TypedDict):
     """What every `dataset.json` holds, whichever version or hand wrote it."""
 
     product: Name
+    bit_depth: NotRequired[Literal[8, 10, 12, 14, 16]]
     sha256: NotRequired[dict[str, str]]
 
 

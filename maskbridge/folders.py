@@ -4,8 +4,8 @@ with staged_folder(out, overwrite=False, kind="dataset") as folder:
     write_json(folder / "dataset.json", card)      # `out` appears only when the block ends well
 
 What is being made of `OUT` lies in `.OUT.partial` beside it, locked (flock) by the command that makes it. A kill leaves
-it without a lock, and the next command on `OUT` removes it. Where a file system cannot exchange two folders, the old
-one waits in `.OUT.old` meanwhile; whoever opens `OUT` next puts it back if the kill came between.
+it without a lock, and the next command that makes `OUT` removes it. Where a file system cannot exchange two folders,
+the old one waits in `.OUT.old` meanwhile; whoever opens `OUT` next puts it back if the kill came between.
 """
 
 from __future__ import annotations

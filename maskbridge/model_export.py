@@ -9,6 +9,8 @@ from pathlib import Path
 
 from maskbridge import plugins
 from maskbridge.errors import OptionError, RunError
+from maskbridge.files import write_bytes
+from maskbridge.folders import held, scratch_folder
 from maskbridge.options import from_stored
 from maskbridge.predictions import Run
 from maskbridge.start_weights import mark, seen_of_run
@@ -48,6 +50,9 @@ def export_run(path: Path, out: Path | None, format: str, *, overwrite: bool = F
     if out.exists() and not overwrite:
         raise RunError("is in the way", where=out, remedy="name another file, or add --overwrite")
     config = from_stored(approach.Config, run.info["options"], run.path / "run.json")
-    approach.export_model(format, config, run.weights, out)
-    mark(out, seen_of_run(run.path))
+    with scratch_folder("export") as folder:
+        approach.export_model(format, config, run.weights, folder / out.name)
+        mark(folder / out.name, seen_of_run(run.path))
+        with held(run.path, shared=True):
+            write_bytes(out, (folder / out.name).read_bytes())
     return out

@@ -186,9 +186,8 @@ class Run:
         folder = self.path / "predictions" / part
         if not folder.is_dir():
             raise RunError(
-                "has no predictions of this part",
+                f"has no predictions of {part}",
                 where=self.path,
-                found=part,
                 remedy="run `maskbridge predict`",
             )
         return folder

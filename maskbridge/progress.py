@@ -35,6 +35,11 @@ def show(result: str | Path) -> None:
     print("\n".join(map(printable, lines)))
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, such as "1 image" and "2 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def say(line: str) -> None:
     """Print one line about what is being done on standard error, unless `--quiet` was given."""
     if not os.environ.get(QUIET_VARIABLE):

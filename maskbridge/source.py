@@ -16,7 +16,6 @@ from maskbridge.dataset_rules import name_problem
 from maskbridge.errors import SourceError
 from maskbridge.files import open_regular
 
-#: Of a licence file only the first line is kept.
 WithoutMask = Literal["refuse", "unlabelled"]
 #: Why a file is ignored.
 NEITHER = "neither image nor mask"
@@ -25,6 +24,7 @@ NO_MASK = "defect image without a mask (--without-mask unlabelled)"
 NO_IMAGE = "mask without an image (--without-mask unlabelled)"
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
+#: Of a licence file only the first line is kept.
 _LICENCE_BYTES = 2**16
 _LICENCE_FILES = ("license.txt", "LICENSE", "LICENSE.txt", "licence.txt", "readme.txt")
 _FIRST = 3

@@ -25,6 +25,9 @@ _NO_RUN = bytes(64)  # zeros that neither LZW nor a fax code writes
 
 _CLEAR, _END = 256, 257
 # Codes after a clear, up to a full table: their widths, and where they begin.
+#: Number of the compression that loses pixels.
+JPEG_IN_TIFF = 7
+
 _LZW_WIDTHS = np.repeat([9, 10, 11, 12], [254, 512, 1024, 2050])
 _LZW_STARTS = np.concatenate([[0], np.cumsum(_LZW_WIDTHS)[:-1]])
 
@@ -52,8 +55,8 @@ def inspect_tiff(data: bytes) -> Header:
     for index, (piece, needed, most) in enumerate(pieces):
         if len(piece) == 0:
             raise Damaged(f"a TIFF whose piece {index} of {len(pieces)} lies outside the file")
-        there = needed if compression == 7 else unpack(piece, needed, most)
-        if compression == 7:
+        there = needed if compression == JPEG_IN_TIFF else unpack(piece, needed, most)
+        if compression == JPEG_IN_TIFF:
             _check_jpeg_piece(piece, fields, data)
         if there < needed and not (compression == 1 and _number(fields, _PHOTOMETRIC, 0) == _YCBCR):
             raise Damaged(f"a TIFF whose piece {index} of {len(pieces)} has {there} of {needed} bytes of pixels")
@@ -63,6 +66,11 @@ def inspect_tiff(data: bytes) -> Header:
         struct.pack_into(entry.code, upright, entry.place, 1)
         plain = bytes(upright)
     return Header("TIFF", (height, width), orientation, plain)
+
+
+def compression_of(data: bytes) -> int:
+    """Number of the compression of the first picture of a TIFF that was inspected; `JPEG_IN_TIFF` loses pixels."""
+    return _number(read_directory(data), _COMPRESSION, 1)
 
 
 def _number(fields: dict[int, Entry], tag: int, default: int | None = None) -> int:

@@ -88,7 +88,7 @@ def train_run(name: str, dataset: Dataset, path: Path, config: Any, settings: Se
     approach: Approach = plugins.load("approach", name)
     if approach.SUPERVISED and settings.fold == "official":
         raise OptionError(
-            f"{name} is for labelled defects, and the official training part has none",
+            f"{name} learns from labelled defects, and is not trained on the official split",
             where=dataset.path,
             remedy="use --fold 0 or crossval",
         )

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
+    from evaluation._leaderboard_markdown import Row
     from evaluation.comparison import compare_every_metric, comparison_text
 
     board = board_of(arguments, [arguments.one, arguments.other])
@@ -30,4 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         show(json.dumps([each.to_json() for each in comparisons], indent=1, ensure_ascii=False))
     else:
         show(comparison_text(one, other, comparisons))
+        for each in (one, other):
+            for _, note in Row.of(each).marks:
+                show(f"{each.run.name}: {note}.")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskbridge.progress import show
+from maskbridge.progress import counted, show
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -23,5 +23,5 @@ def run(arguments: argparse.Namespace) -> int:
         show(problem)
     for remark in remarks:
         show(f"to look at: {remark}")
-    show(f"{arguments.dataset}: {len(problems)} problems" if problems else f"{arguments.dataset}: whole")
+    show(f"{arguments.dataset}: {counted(len(problems), 'problem')}" if problems else f"{arguments.dataset}: whole")
     return 1 if problems else 0

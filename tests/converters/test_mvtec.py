@@ -347,3 +347,15 @@ def test_a_folder_among_categories_that_is_none_is_named(tmp_path, capsys) -> No
     (tmp_path / "notes").mkdir()
     assert [source.product for source in mvtec.read(tmp_path)] == ["plate"]
     assert f"{tmp_path / 'notes'}: has no train and test folders, left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["test", "train"])
+def test_good_images_of_a_folder_of_another_name_keep_apart_from_those_of_good(
+    tmp_path: Path, new_source, zoo, part: str
+) -> None:
+    """Both folders count from 000, as cameras do."""
+    source = new_source(tmp_path / "tile", {"crack": [zoo["line"], zoo["pit"]]})
+    shutil.copytree(source / part / "good", source / part / "OK")
+    (product,) = mvtec.read(source, Reading(good=("OK",)))
+    names = {item.file_name for item in product.images if item.defect_type == "good" and item.part == part}
+    assert {f"{part}/good/000.png", f"{part}/good/OK__000.png"} <= names

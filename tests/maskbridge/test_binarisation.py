@@ -224,3 +224,12 @@ def test_a_mask_is_named_from_a_fifth_of_its_pixels_on(lost: int, named: bool) -
     mask[3, :20] = mask[5, :20] = mask[7, :20] = mask[9, :20] = mask[11, :20] = 255
     mask[3, :lost] = 20
     assert bool(named_losses(rules_of({"m": mask_values(mask)}))) == named
+
+
+@pytest.mark.parametrize(("compression", "lossy"), [(1, False), (5, False), (7, True)])
+def test_jpeg_in_a_tiff_changes_values_and_other_compressions_do_not(
+    tmp_path: Path, compression: int, lossy: bool
+) -> None:
+    path = tmp_path / "a.tif"
+    assert cv2.imwrite(str(path), np.zeros((16, 24), np.uint8), [cv2.IMWRITE_TIFF_COMPRESSION, compression])
+    assert is_lossy(path.read_bytes()) is lossy

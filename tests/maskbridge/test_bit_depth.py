@@ -162,6 +162,16 @@ def test_predicting_another_dataset_is_refused_where_it_has_more_bits(source, tm
         predict_run(low, twelve, "test", device="cpu")
 
 
+def test_a_merged_run_keeps_the_depth_and_what_its_folds_have_seen(source, tmp_path, fake) -> None:
+    from maskbridge.crossval import crossval
+
+    twelve = dataset_of(changed(source, lambda pixels: pixels.astype(np.uint16) * 16), tmp_path / "twelve")
+    merged = crossval("fake", twelve, tmp_path / "all", fake.Config(), Settings(device="cpu"))
+    assert merged.info["bit_depth"] == 12
+    assert [seen["fold"] for seen in merged.info["seen"]] == list(range(twelve.fold_count))
+    assert merged.info["start_weights"] == []
+
+
 def test_synthetic_defects_keep_the_depth(source, tmp_path) -> None:
     from baselines._synthesis import SynthesisOptions, synthesize
 

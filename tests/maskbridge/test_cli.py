@@ -357,7 +357,7 @@ def test_check_exits_with_1_where_there_is_a_problem(call, tiles, tmp_path):
     next((copy / "images").rglob("*.png")).unlink()
     code, out, _ = call("check", copy)
     assert code == 1
-    assert out.endswith(": 1 problems\n")
+    assert out.endswith(": 1 problem\n")
 
 
 def test_card_prints_markdown_or_json(call, tiles):

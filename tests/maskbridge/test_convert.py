@@ -143,7 +143,7 @@ def test_a_soft_mask_is_cut_at_half_its_own_highest_value_and_named_where_it_los
     assert dataset.card["rules"]["binarisation"]["more values"]["files"] == {
         "test/crack/000.png": {"threshold": 75, "above_zero_px": 30, "defect_px": 21}
     }
-    assert "1 masks lose a fifth" in capsys.readouterr().err
+    assert "masks that lose a fifth" in capsys.readouterr().err
     assert main(["card", str(dataset.path)]) == 0
     text = capsys.readouterr().out
     assert "masks (at most two values): defect where > 0; 7 masks, values 0, 255" in text
@@ -262,7 +262,7 @@ def test_drop_leaks_leaves_the_training_copy_out_of_the_official_part_alone(
     plain = converted(source)
     capsys.readouterr()
     dataset = converted(source, drop_leaks=True, overwrite=True)
-    assert "1 images left out of the official training part: train/good/000.png" in capsys.readouterr().err
+    assert "1 image left out of the official training part: train/good/000.png" in capsys.readouterr().err
     leak = image_named(dataset, "train/good/000.png").id
     assert set(plain.split("official").train) - set(dataset.split("official").train) == {leak}
     assert dataset.split("official").test == plain.split("official").test
@@ -671,8 +671,8 @@ def test_convert_prints_the_folder_and_tells_what_it_dropped(source: Path, capsy
     assert printed.out == f"{out}\n"
     assert "15 images, 8 instances, 15 groups" in printed.err
     assert "2 instances dropped by --min-area" in printed.err
-    assert "1 defect images have an empty mask" in printed.err
-    assert "1 files ignored, named in dataset.json: neither image nor mask: test/notes.txt" in printed.err
+    assert "defect images with an empty mask: 1" in printed.err
+    assert "1 file ignored, named in dataset.json: neither image nor mask: test/notes.txt" in printed.err
 
 
 def test_the_options_are_recorded(source: Path) -> None:

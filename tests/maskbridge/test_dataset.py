@@ -346,6 +346,28 @@ CARDS: dict[str, tuple[Change, str]] = {
     "smallest area": (lambda d: d["rules"].update(min_area="x"), "dataset.json.rules.min_area: found `str`"),
     "classes": (lambda d: d.update(classes="abc"), "dataset.json.classes: found `str`, expected `object`"),
     "changes": (lambda d: d.update(changes=None), "dataset.json.changes: found `null`, expected `object`"),
+    "near-duplicates": (
+        lambda d: d["rules"]["groups"].update(near_duplicates=[["a", "b", "c"]]),
+        "dataset.json.rules.groups.near_duplicates[0]: expected `array` of length <= 2",
+    ),
+    "groups": (lambda d: d["rules"].update(groups=3), "dataset.json.rules.groups: found `int`, expected `object`"),
+    "reasons": (
+        lambda d: d["changes"]["ignored_files"].update(reasons={"x": [1]}),
+        "dataset.json.changes.ignored_files.reasons[...][0]: found `int`, expected `str`",
+    ),
+    "two types": (
+        lambda d: d["changes"].update(one_picture_two_types=[1]),
+        "dataset.json.changes.one_picture_two_types[0]: found `int`",
+    ),
+    "leaks": (
+        lambda d: d["changes"].update(official_leaks=[3]),
+        "dataset.json.changes.official_leaks: found `array`",
+    ),
+    "orientation": (lambda d: d["changes"].update(orientation=7), "dataset.json.changes.orientation: found `int`"),
+    "masks": (
+        lambda d: d["rules"]["binarisation"].update({"more values": {"rule": "x", "files": {"a": {"defect_px": "q"}}}}),
+        "dataset.json.rules.binarisation[...].files[...]",
+    ),
 }
 
 
@@ -359,6 +381,14 @@ def test_a_card_is_refused_where_it_is_needed_and_named_by_check(
     assert told in refused("synthesize", copy, tmp_path / "out")
     assert any(told in problem for problem in check(copy))
     assert Dataset.open(copy).split(0).test, "training needs no card"
+
+
+@pytest.mark.parametrize("depth", ["abc", None, [1], 10**9, 9])
+def test_a_depth_that_no_image_has_is_refused(copy: Path, depth: object) -> None:
+    change(copy, "dataset.json", lambda card: card.update(bit_depth=depth), sign=False)
+    with pytest.raises(DatasetError, match=r"dataset\.json\.bit_depth: "):
+        Dataset.open(copy)
+    assert any("bit_depth" in problem for problem in check(copy))
 
 
 def test_a_dataset_without_a_product_is_refused(copy: Path) -> None:

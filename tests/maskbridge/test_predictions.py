@@ -51,7 +51,7 @@ def test_absent_means_not_produced_and_an_empty_list_means_nothing_found(tmp_pat
     assert run.scores("test") is None
     assert run.map("test", 4) is None
     assert not run.has_maps("test")
-    with pytest.raises(RunError, match="has no predictions of this part; found val"):
+    with pytest.raises(RunError, match="has no predictions of val; run"):
         run.scores("val")
 
 
