@@ -172,6 +172,21 @@ def test_an_lzw_code_beyond_its_table_is_found() -> None:
         decode(bytes(data), Path("a"))
 
 
+def packbits_of(strip: bytes) -> bytes:
+    """A grey TIFF of 10 x 9 pixels with one strip, its directory behind it."""
+    fields = [(256, 10), (257, 9), (258, 8), (259, 32773), (262, 1), (273, 8), (277, 1), (278, 9), (279, len(strip))]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(fields)) + directory
+
+
+def test_a_run_of_packbits_that_ends_after_its_strip_is_found() -> None:
+    """Its length alone would fill the picture: 90 literal bytes, or 50 of them and 40 times the next."""
+    for strip in (bytes([89, *range(90)]), bytes([49, *range(50), 217, 7])):
+        assert decode(packbits_of(strip), Path("a")).pixels.size == 90
+        with pytest.raises(SourceError, match="piece 0 of 1 has 89 of 90 bytes of pixels"):
+            decode(packbits_of(strip[:-1]), Path("a"))
+
+
 def png_of(header: tuple[int, ...], stream: bytes) -> bytes:
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", *header))
     return PNG_SIGNATURE + head + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
