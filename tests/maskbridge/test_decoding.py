@@ -341,6 +341,11 @@ def test_sixteen_bits_are_scaled_by_their_depth_and_eight_never() -> None:
     np.testing.assert_array_equal(scaled(eight, 10, np.uint8), eight)
 
 
+def test_alpha_is_scaled_by_its_whole_range_whatever_the_depth_of_the_colours() -> None:
+    for pixels, expected in (([1023, 511, 0, 514], [255, 127, 0, 2]), ([511, 514], [127, 2])):
+        np.testing.assert_array_equal(scaled(np.array([[pixels]], np.uint16), 10, np.uint8), [[expected]])
+
+
 def test_models_see_three_channels_of_eight_bits() -> None:
     pixels = np.zeros((2, 3, 4), np.uint16)
     pixels[..., 0], pixels[..., 2], pixels[..., 3] = 1023, 511, 65535
