@@ -19,7 +19,7 @@ from maskbridge.decoding import as_rgb8, decode, depth_of, highest_value, read_a
 from maskbridge.errors import SourceError
 from maskbridge.exif import BACK, WORDS, turned_upright
 from maskbridge.files import read_regular
-from maskbridge.image_checks import Damaged, inspect
+from maskbridge.image_checks import Damaged, inspect, require_size
 
 HEIGHT, WIDTH = 120, 170
 Pixels = np.ndarray
@@ -242,6 +242,15 @@ def test_what_libpng_would_remark_on_beside_good_pixels_is_passed_over(
     found = decode(data[:33] + extra + data[33:], Path("a"))
     np.testing.assert_array_equal(found.pixels, smooth())
     assert capfd.readouterr().err == ""
+
+
+def test_sizes_that_opencv_does_not_read_are_refused() -> None:
+    """At most 2**30 pixels, and 2**20 along a side."""
+    for height, width in ((1, 1), (2**15, 2**15), (2**10, 2**20), (2**20, 2**10)):
+        require_size(height, width)
+    for height, width in ((0, 5), (5, 0), (2**15 + 1, 2**15), (2**15, 2**15 + 1), (1, 2**20 + 1), (2**20 + 1, 1)):
+        with pytest.raises(Damaged, match=f"^{width}x{height} pixels$"):
+            require_size(height, width)
 
 
 BOMBS = {
