@@ -19,7 +19,7 @@ from maskbridge.decoding import as_rgb8, decode, depth_of, highest_value, read_a
 from maskbridge.errors import SourceError
 from maskbridge.exif import BACK, WORDS, turned_upright
 from maskbridge.files import read_regular
-from maskbridge.image_checks import Damaged, inspect
+from maskbridge.image_checks import Damaged, inspect, require_size
 
 HEIGHT, WIDTH = 120, 170
 Pixels = np.ndarray
@@ -172,6 +172,21 @@ def test_an_lzw_code_beyond_its_table_is_found() -> None:
         decode(bytes(data), Path("a"))
 
 
+def packbits_of(strip: bytes) -> bytes:
+    """A grey TIFF of 10 x 9 pixels with one strip, its directory behind it."""
+    fields = [(256, 10), (257, 9), (258, 8), (259, 32773), (262, 1), (273, 8), (277, 1), (278, 9), (279, len(strip))]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(fields)) + directory
+
+
+def test_a_run_of_packbits_that_ends_after_its_strip_is_found() -> None:
+    """Its length alone would fill the picture: 90 literal bytes, or 50 of them and 40 times the next."""
+    for strip in (bytes([89, *range(90)]), bytes([49, *range(50), 217, 7])):
+        assert decode(packbits_of(strip), Path("a")).pixels.size == 90
+        with pytest.raises(SourceError, match="piece 0 of 1 has 89 of 90 bytes of pixels"):
+            decode(packbits_of(strip[:-1]), Path("a"))
+
+
 def png_of(header: tuple[int, ...], stream: bytes) -> bytes:
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", *header))
     return PNG_SIGNATURE + head + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
@@ -227,6 +242,15 @@ def test_what_libpng_would_remark_on_beside_good_pixels_is_passed_over(
     found = decode(data[:33] + extra + data[33:], Path("a"))
     np.testing.assert_array_equal(found.pixels, smooth())
     assert capfd.readouterr().err == ""
+
+
+def test_sizes_that_opencv_does_not_read_are_refused() -> None:
+    """At most 2**30 pixels, and 2**20 along a side."""
+    for height, width in ((1, 1), (2**15, 2**15), (2**10, 2**20), (2**20, 2**10)):
+        require_size(height, width)
+    for height, width in ((0, 5), (5, 0), (2**15 + 1, 2**15), (2**15, 2**15 + 1), (1, 2**20 + 1), (2**20 + 1, 1)):
+        with pytest.raises(Damaged, match=f"^{width}x{height} pixels$"):
+            require_size(height, width)
 
 
 BOMBS = {
@@ -324,6 +348,11 @@ def test_sixteen_bits_are_scaled_by_their_depth_and_eight_never() -> None:
     np.testing.assert_array_equal(scaled(np.array([[5000]], np.uint16), 12, np.uint8), [[255]])
     eight = np.array([[0, 7, 255]], np.uint8)
     np.testing.assert_array_equal(scaled(eight, 10, np.uint8), eight)
+
+
+def test_alpha_is_scaled_by_its_whole_range_whatever_the_depth_of_the_colours() -> None:
+    for pixels, expected in (([1023, 511, 0, 514], [255, 127, 0, 2]), ([511, 514], [127, 2])):
+        np.testing.assert_array_equal(scaled(np.array([[pixels]], np.uint16), 10, np.uint8), [[expected]])
 
 
 def test_models_see_three_channels_of_eight_bits() -> None:

@@ -1,4 +1,4 @@
-"""Detections of a run that was given truth: one for each annotation, in its order."""
+"""Detections lie in their image; of a run that was given truth there is one for each annotation, in its order."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from maskbridge import geometry
 from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Annotation, Dataset, Image
 from maskbridge.derive import PredictionView
+from maskbridge.detection_checks import check_in_image
 from maskbridge.errors import RunError
 from maskbridge.predictions import Run, write_predictions
 
@@ -83,3 +84,19 @@ def test_detections_that_are_not_those_of_the_annotations_are_refused(view, chan
         view({**BOXES, **change}).detections()
     assert "\n" not in str(caught.value)
     assert len(view({**BOXES, **change}, given=None).detections().value) > 0
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        ((-0.5, 3, 5, 4), (-0.6, 3, 5, 4)),
+        ((2, -0.5, 5, 4), (2, -0.6, 5, 4)),
+        ((26, 3, 4.5, 4), (26, 3, 4.6, 4)),
+        ((2, 17, 5, 3.5), (2, 17, 5, 3.6)),
+    ],
+)
+def test_a_box_leaves_its_image_by_half_a_pixel_at_most(dataset, inside, outside):
+    image = dataset.image_by_id[1]
+    check_in_image({"bbox": inside}, image, "d.json")
+    with pytest.raises(RunError, match=r"^d\.json: the box leaves image 1; .* within 30 x 20 pixels"):
+        check_in_image({"bbox": outside}, image, "d.json")

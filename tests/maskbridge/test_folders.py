@@ -3,6 +3,9 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -207,6 +210,30 @@ def test_of_two_commands_on_one_place_the_second_is_refused_and_disturbs_nothing
         with pytest.raises(MaskbridgeError, match="out: another command is working on it; wait until it is done"):
             stage(out, overwrite=overwrite)
     assert [path.name for path in out.iterdir()] == ["first"]
+
+
+FORKING = """
+    import os, sys
+    from pathlib import Path
+    from maskbridge.folders import held
+
+    forked, done = os.pipe(), os.pipe()
+    with held(Path(sys.argv[1])):
+        if not os.fork():
+            os.close(done[1])
+            os.write(forked[1], b"1")
+            os.read(done[0], 1)  # until its parent has ended
+            os._exit(0)
+        os.read(forked[0], 1)
+    with held(Path(sys.argv[1])):
+        print("free")
+"""
+
+
+def test_a_lock_ends_with_the_command_that_took_it_whatever_its_children_do(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", textwrap.dedent(FORKING), str(tmp_path)]
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("free\n", "", 0)
 
 
 def test_what_has_come_into_the_place_meanwhile_is_not_replaced_unasked(tmp_path: Path) -> None:
