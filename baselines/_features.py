@@ -138,12 +138,14 @@ class _Cache:
         self.folder = cache_folder() / "features" / name
         self.suffix = "".join(f"-{stride}" for stride in strides)
         self.usable = True
+        self._pooled, self._maps = set(backbone.taps), set(strides)
+        self._shapes: list[tuple[int, ...]] = []
 
     def read(self, dataset: Dataset, image_id: int) -> Features | None:
         try:
             with open_regular(self._path(dataset, image_id)) as file, np.load(file, allow_pickle=False) as archive:
                 content = {name: archive[name] for name in archive.files}
-                return Features(
+                found = Features(
                     image_id=image_id,
                     pooled=_under("pooled", content),
                     maps=_under("map", content),
@@ -151,6 +153,21 @@ class _Cache:
                 )
         except NO_ARRAY:
             return None
+        return found if self._fits(found) else None
+
+    def _fits(self, feature: Features) -> bool:
+        """Whether an entry is what `_compute` makes, and of the shapes of those before."""
+        pooled, maps = feature.pooled, feature.maps
+        arrays: list[npt.NDArray[Any]] = [*pooled.values(), *maps.values()]
+        forms = [(each.dtype, each.ndim) for each in arrays]
+        expected = [(np.dtype(np.float32), 1)] * len(self._pooled) + [(np.dtype(np.float16), 3)] * len(self._maps)
+        if (set(pooled), set(maps), forms) != (self._pooled, self._maps, expected):
+            return False
+        if not all(each.size and np.isfinite(each).all() for each in arrays) or not 0 <= feature.seconds < float("inf"):
+            return False
+        shapes = [each.shape for each in arrays]
+        self._shapes = self._shapes or shapes
+        return shapes == self._shapes and all(len(each) == len(pooled[stride]) for stride, each in maps.items())
 
     def write(self, dataset: Dataset, feature: Features) -> None:
         if not self.usable:

@@ -31,7 +31,7 @@ from torchvision.transforms.functional import resize, to_pil_image
 from finetune._sam_model import Model, state_hash
 from maskbridge.dataset import Dataset
 from maskbridge.errors import DatasetError, MaskbridgeError
-from maskbridge.files import sha256_file, write_bytes
+from maskbridge.files import NO_ARRAY, open_regular, sha256_file, write_bytes
 from maskbridge.progress import say
 from maskbridge.weights import CACHE_VARIABLE, cache_folder
 
@@ -120,11 +120,12 @@ class Embeddings:
 
     def _read(self, path: Path) -> npt.NDArray[np.floating[Any]] | None:
         try:
-            sound = path in self._sound or _is_sealed(path.read_bytes())
-            array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            with open_regular(path) as file:
+                sound = path in self._sound or _is_sealed(file.read())
+            array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         except FileNotFoundError:
             return None
-        except (ValueError, EOFError, OSError) as error:
+        except NO_ARRAY as error:
             say(f"{path}: damaged cache entry ({error}), computed again")
             return None
         fits = array.dtype == self._dtype and array.ndim == 3 and self._shape in (None, array.shape)

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     if argv is None:  # as a program: what was made for a while goes away also when it is told to stop
+        _open_standard_streams()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding has no letters for is no error
         if isinstance(stream, io.TextIOWrapper):
@@ -75,6 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"{file_of(error) or 'a file'}: {error.strerror}; {remedy}"
         print(f"maskbridge: {printable(line)}", file=sys.stderr)
     return 1
+
+
+def _open_standard_streams() -> None:
+    """Give streams that were closed by who started the program a place to go, before a file gets their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _nobody_reads() -> bool:

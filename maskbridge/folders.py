@@ -217,6 +217,15 @@ def refuse_taken(out: Path, *, overwrite: bool, kind: str) -> None:
             expected=f"{MARKERS[kind]} of ours inside",
             remedy="remove the folder yourself",
         )
+    if kind != "run":
+        for inside in sorted(out.rglob(MARKERS["run"])):
+            if is_ours(inside.parent, "run"):
+                raise MaskbridgeError(
+                    "holds a finished run, which would be lost",
+                    where=out,
+                    found=inside.parent,
+                    remedy="move the run elsewhere, or choose another folder",
+                )
 
 
 def refuse_working_folder(out: Path) -> None:

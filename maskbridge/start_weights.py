@@ -180,7 +180,7 @@ def mark(path: Path, seen: Sequence[Seen]) -> None:
     for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
         if file.suffix == ".safetensors":
             _mark_safetensors(file, content.decode())
-        elif file.suffix in (".pt", ".pth") and zipfile.is_zipfile(file):
+        elif (file == path or file.suffix in (".pt", ".pth")) and zipfile.is_zipfile(file):
             with zipfile.ZipFile(file, "a") as archive:
                 root = archive.namelist()[0].split("/", 1)[0]
                 archive.writestr(zipfile.ZipInfo(f"{root}/{RECORD}"), content, zipfile.ZIP_DEFLATED)

@@ -58,6 +58,36 @@ def test_a_damaged_cache_entry_is_computed_again(
     np.testing.assert_array_equal(pooled_matrix(backbone, dataset, (1,), 64, context, stages=1), first)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, each: each * np.nan if name == "pooled-16" else each,
+        lambda name, each: each + np.inf if name == "map-8" else each,
+        lambda name, each: each[:1] if each.ndim == 1 else each,
+        lambda name, each: each[:0] if each.ndim else each,
+        lambda name, each: each.astype(np.float64),
+        lambda name, each: each.reshape(-1)[:, None] if each.ndim == 1 else each,
+        lambda name, each: np.float64("nan") if name == "seconds" else each,
+        lambda name, each: None if name == "pooled-32" else each,
+        lambda name, each: None if name == "map-8" else each,
+    ],
+    ids=["nan", "infinity", "fewer channels", "empty", "other numbers", "other axes", "no time", "no mean", "no map"],
+)
+def test_a_cache_entry_of_another_form_is_computed_again(change, dataset: Dataset, context, tmp_path: Path) -> None:
+    backbone = load_backbone(NAME, "none", seed=0)
+    ask = lambda: list(features(backbone, dataset, (1, 2, 3), 64, context, strides=(8,)))  # noqa: E731
+    first = ask()
+    for entry in (tmp_path / "cache" / "features").rglob("*.npz"):
+        if entry.name.startswith(dataset.image_by_id[1].sha256):
+            continue
+        with np.load(entry) as archive:
+            changed = {name: change(name, archive[name]) for name in archive.files}
+        np.savez(entry, **{name: each for name, each in changed.items() if each is not None})
+    for one, two in zip(first, ask(), strict=True):
+        assert all(np.array_equal(one.pooled[stride], two.pooled[stride]) for stride in backbone.taps)
+        assert np.array_equal(one.maps[8], two.maps[8])
+
+
 @pytest.mark.parametrize("stages", [1, 2, 9])
 def test_pooled_features_are_the_means_of_the_last_maps(stages: int, dataset: Dataset, context) -> None:
     backbone = load_backbone(NAME, "none", seed=0)

@@ -272,7 +272,17 @@ def test_a_cache_hit_gives_the_same_features(dataset, monkeypatch):
     assert all(np.array_equal(again.features(dataset, i), c) for i, c in zip((1, 2), computed, strict=True))
 
 
-@pytest.mark.parametrize("damage", ["cut", "junk", "empty", "zeros", "a bit"])
+def test_an_entry_that_is_no_file_is_not_waited_for(dataset):
+    embeddings = _sam_embeddings.Embeddings(tiny(), torch.device("cpu"))
+    embeddings.features(dataset, 1)
+    (path,) = embeddings.folder.iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(MaskbridgeError, match=r"is not a regular file; found a pipe"):
+        embeddings.features(dataset, 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk", "empty", "zeros", "a bit", "archive", "objects"])
 def test_a_damaged_entry_is_computed_again_and_said_so(dataset, capsys, damage):
     embeddings = _sam_embeddings.Embeddings(tiny(), torch.device("cpu"))
     good = np.array(embeddings.features(dataset, 1))
@@ -280,6 +290,9 @@ def test_a_damaged_entry_is_computed_again_and_said_so(dataset, capsys, damage):
     whole = path.read_bytes()
     if damage == "zeros":
         np.save(path, np.zeros_like(good))
+    elif damage in ("archive", "objects"):
+        with path.open("wb") as file:
+            np.savez(file, good) if damage == "archive" else np.save(file, np.array([{}]), allow_pickle=True)
     elif damage == "a bit":
         path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
     else:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -347,6 +348,14 @@ def test_a_file_that_cannot_be_written_is_told_by_its_final_name(call, fake, til
     run = tmp_path / "run"
     told = told if named is not None else str(run)  # a training knows its own folder
     assert call("train", "fake", tiles.path, run)[2].startswith(f"maskbridge: {told}: {os.strerror(errno.EROFS)};")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_whose_streams_are_closed_does_its_work(tiles, tmp_path, closed):
+    words = f"'{sys.executable}' -m maskbridge export coco '{tiles.path}' '{tmp_path}/out' {closed}"
+    done = subprocess.run(["bash", "-c", words], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "out" / "export-report.json").is_file()
 
 
 def test_check_exits_with_1_where_there_is_a_problem(call, tiles, tmp_path):

@@ -164,6 +164,18 @@ def test_a_kill_between_two_renames_is_mended_by_whoever_comes_next(tmp_path: Pa
     assert (tmp_path / "out" / "dataset.json").read_text() == OURS["dataset"][1]
 
 
+def test_a_folder_that_holds_a_finished_run_is_not_replaced(tmp_path: Path) -> None:
+    run = tmp_path / "out" / "runs" / "knn"
+    run.mkdir(parents=True)
+    (tmp_path / "out" / "dataset.json").write_text(OURS["dataset"][1])
+    (run / "run.json").write_text(OURS["run"][1])
+    with pytest.raises(MaskbridgeError, match=r"out: holds a finished run, which would be lost; found .*runs/knn"):
+        stage(tmp_path / "out", overwrite=True)
+    assert (run / "run.json").is_file()
+    (run / "run.json").write_text('{"of": "another program"}')
+    stage(tmp_path / "out", overwrite=True)
+
+
 def test_a_killed_exchange_is_mended_from_within_and_by_every_name_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

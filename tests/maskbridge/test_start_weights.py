@@ -319,11 +319,12 @@ def test_an_unfinished_run_gives_no_start_weights(starts, fake, tmp_path):
         starts("two", weights=path)
 
 
-def test_an_exported_model_tells_what_the_run_has_seen(starts, fake, tmp_path):
+@pytest.mark.parametrize("name", ["model.pt", "model", "model.weights"])
+def test_an_exported_model_tells_what_the_run_has_seen(starts, fake, tmp_path, name):
     fake.MODEL_FORMATS = {"torch": "pt"}
     fake.export_model = lambda format, config, weights, out: torch.save(TENSORS, out)
     run = starts("one")
-    out = export_run(run.path, tmp_path / "model.pt", "torch")
+    out = export_run(run.path, tmp_path / name, "torch")
     shutil.rmtree(run.path)
     with pytest.raises(WeightsError, match=LEAK):
         starts("two", fold=2, weights=out)
