@@ -213,8 +213,8 @@ def _changes(changes: dict[str, Any]) -> list[str]:
     if oriented := changes.get("orientation", {}).get("files", {}):
         drawn = Counter(entry["masks_drawn"] for entry in oriented.values())
         lines.append(
-            f"- images with an EXIF orientation: {len(oriented)}; masks drawn on the upright picture: {drawn['upright']}, on "
-            f"the stored one: {drawn['stored']}, the same on both: {drawn[None]}"
+            f"- images with an EXIF orientation: {len(oriented)}; masks drawn on the upright picture: "
+            f"{drawn['upright']}, on the stored one: {drawn['stored']}, the same on both: {drawn[None]}"
         )
     lines.append(f"- files ignored: {changes['ignored_files']['count']}")
     reasons = changes["ignored_files"].get("reasons", {NEITHER: changes["ignored_files"]["files"]})
