@@ -36,12 +36,9 @@ def read_run_info(folder: Path) -> dict[str, Any]:
     if missing:
         raise RunError("is incomplete", where=folder / "run.json", found=f"no {', '.join(missing)}")
     try:
-        msgspec.convert(info, _RunInfo)
-    except msgspec.ValidationError as error:
-        raise RunError("is not what maskbridge writes", where=folder / "run.json", found=str(error)) from error
-    try:
         json.dumps(info, allow_nan=False, ensure_ascii=False).encode()
-    except ValueError as error:  # NaN, infinity, or half a character
+        msgspec.convert(info, _RunInfo)
+    except ValueError as error:  # NaN, infinity, half a character, or (msgspec.ValidationError) another kind of value
         raise RunError("is not what maskbridge writes", where=folder / "run.json", found=str(error)) from error
     return dict(info)
 

@@ -209,6 +209,7 @@ def test_a_folder_without_run_json_is_no_finished_run(tmp_path):
         {"peak_memory_mb": [1]}, {"trained_on": {"defective": "x"}}, {"parameters": "many"}, {"options": []},
         {"predict_ms_per_image": []}, {"dataset": {}}, {"dataset": 3}, {"fold": "zzz"}, {"fold": None},
         {"approach": 7}, {"parameters": float("nan")}, {"seconds": {"train": float("inf")}}, {"approach": "\ud800"},
+        {"parameters": "\ud800"},
         {"thresholds": {"0": {"image": {"value": float("nan")}}}},
         {"weights_from": {"a": 1}}, {"versions": 5}, {"seed": "x"}, {"facts": 4},
         {"truth_given": 3}, {"truth_given": True}, {"truth_given": ""},
