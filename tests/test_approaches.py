@@ -126,7 +126,7 @@ def test_its_help_shows_every_option_and_loads_nothing_heavy(name, module):
 def test_a_supervised_approach_refuses_the_official_split(name, plates, tmp_path, capsys):
     code = main(["train", name, str(plates), str(tmp_path / "run"), "--fold", "official", *SMALL[name].split()])
     assert code == 1
-    assert "is for labelled defects" in capsys.readouterr().err
+    assert "learns from labelled defects" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
