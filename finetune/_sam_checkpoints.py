@@ -263,7 +263,7 @@ def open_run(weights: Path) -> Model:
     card = read_json(weights / "sam.json")
     try:
         model = build(str(card["arch"]), backbone=str(card["backbone"]), image_size=int(card["image_size"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:  # or of an absurd size
         where = weights / "sam.json"
         raise WeightsError("does not say how to build the model", where=where, found=repr(error)) from error
     load_sam(model, weights / "sam.pt")

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from maskbridge import near_duplicates
 from maskbridge.approach import TrainData
 from maskbridge.dataset import Dataset, read_image
-from maskbridge.errors import MaskbridgeError, WeightsError
+from maskbridge.errors import MaskbridgeError, WeightsError, printable
 from maskbridge.files import sha256_file, write_bytes
 from maskbridge.progress import say_once, track
 from maskbridge.run_info import read_run_info
@@ -110,10 +110,10 @@ def seen_in(
 ) -> Seen:
     """What a training sees of a dataset: its images `train` and `val` with all others of their groups."""
     return Seen(
-        run=name,
-        dataset=dataset.name,
+        run=printable(name),  # a name of a file need not be UTF-8
+        dataset=printable(dataset.name),
         annotations_sha256=dataset.annotations_sha256,
-        path=str(dataset.path),
+        path=printable(str(dataset.path)),
         fold=fold,
         weights_from=weights_from,
         trained=_hashes(dataset, train),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -219,3 +220,12 @@ def test_whatever_reads_pixels_asks_the_dataset_which_knows_the_depth() -> None:
         "imread": set(),
         "imdecode": {"decoding.py", "near_duplicates.py"},
     }
+
+
+@pytest.mark.parametrize("depth", ["/etc/passwd", 9, 0, -8, 1e300, None, [12]])
+def test_a_depth_that_no_image_has_is_refused(tiles, tmp_path, depth):
+    folder = shutil.copytree(tiles.path, tmp_path / "ds")
+    card = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**card, "bit_depth": depth}))
+    with pytest.raises(DatasetError, match=r"dataset\.json\.bit_depth"):
+        Dataset.open(folder)

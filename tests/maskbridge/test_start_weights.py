@@ -395,3 +395,8 @@ def test_a_name_that_no_file_can_have_is_not_there():
         assert local_weights(name, ["any"]) == []
         with pytest.raises(WeightsError, match="no such file"):
             find_weights(name, names=["any"], what="weights")
+
+
+def test_a_run_whose_name_is_no_utf8_is_trained_and_marked(starts):
+    run = starts("run \udcff")
+    assert next(each.run for each in seen_by(run.path / "weights" / "best.pt")) == r"run \udcff"
