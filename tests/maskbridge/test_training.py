@@ -86,7 +86,10 @@ def test_a_supervised_approach_sees_the_defects_of_train_alone(train, fake, tile
 def test_a_supervised_approach_refuses_the_official_split_and_touches_nothing(train, fake, tmp_path):
     fake.SUPERVISED = True
     (tmp_path / "run").mkdir()
-    with pytest.raises(OptionError, match=r"learns from labelled defects, and is not trained on the official split; use --fold 0 or crossval"):
+    with pytest.raises(
+        OptionError,
+        match=r"learns from labelled defects, and is not trained on the official split; use --fold 0 or crossval",
+    ):
         train(fold="official")
     assert list((tmp_path / "run").iterdir()) == []
 
