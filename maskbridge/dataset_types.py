@@ -249,7 +249,6 @@ class AnyCard(TypedDict):
     product: Name
     bit_depth: NotRequired[Literal[8, 10, 12, 14, 16]]
     sha256: NotRequired[dict[str, str]]
-    bit_depth: NotRequired[Literal[8, 10, 12, 14, 16]]
 
 
 class Card(AnyCard):
