@@ -33,6 +33,8 @@ LinkMode = Literal["hard", "copy", "symlink"]
 MOST_BYTES = 2**30
 #: Where the marks of our own files stand.
 _MARKED_BYTES = 1 << 12
+#: What the name of a temporary file or folder ends with; nobody else's does.
+PARTIAL = ".maskbridge.partial"
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -63,8 +65,8 @@ NO_ARRAY: tuple[type[Exception], ...] = (
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write a file atomically: temporary file in the same folder, fsync, rename.
 
-    The temporary file is `.NAME.partial`, locked by its writer: a second writer waits for the first, and what a kill
-    has left is removed by the next.
+    The temporary file is `.NAME.maskbridge.partial`, locked by its writer: a second writer waits for the first, and
+    what a kill has left is removed by the next.
 
     Yields:
         The file to write into; `path` has its content when the block ends well, and is untouched otherwise.
@@ -77,7 +79,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         found = _KINDS.get(stat.S_IFMT(path.stat().st_mode), "something else")
         raise MaskbridgeError("is in the way", where=path, found=found, expected="a new file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     handle = _made_alone(partial)
     made = os.fstat(handle)
     try:

@@ -3,9 +3,10 @@
 with staged_folder(out, overwrite=False, kind="dataset") as folder:
     write_json(folder / "dataset.json", card)      # `out` appears only when the block ends well
 
-What is being made of `OUT` lies in `.OUT.partial` beside it, locked (flock) by the command that makes it. A kill leaves
-it without a lock, and the next command that makes `OUT` removes it. Where a file system cannot exchange two folders,
-the old one waits in `.OUT.old` meanwhile; whoever opens `OUT` next puts it back if the kill came between.
+What is being made of `OUT` lies in `.OUT.maskbridge.partial` beside it, locked (flock) by the command that makes it. A
+kill leaves it without a lock, and the next command that makes `OUT` removes it. Where a file system cannot exchange two
+folders, the old one waits in `.OUT.maskbridge.old` meanwhile; whoever opens `OUT` next puts it back if the kill came
+between.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maskbridge.errors import MaskbridgeError
+from maskbridge.files import PARTIAL
 
 #: Name of the file that marks a folder as made by maskbridge, so that `--overwrite` may replace it.
 MARKERS = {
@@ -46,6 +48,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What a file system says that has no locks, or no exchange.
 _NONE_THERE = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+#: What the name of a folder ends with that waits while another takes its place.
+OLD = ".maskbridge.old"
 #: Nobody names a folder of his own like this: what has no lock is removed.
 _SCRATCH = ".maskbridge-scratch-"
 _HELD: set[int] = set()
@@ -89,7 +93,7 @@ def beside(out: Path, *, lasting: bool = False) -> Iterator[Path]:
         MaskbridgeError: When another command has it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.partial")
+    folder = out.with_name(f".{out.name}{PARTIAL}")
     with contextlib.ExitStack() as stack:
         while True:
             with contextlib.suppress(FileExistsError):
@@ -269,7 +273,7 @@ def move_in(folder: Path, out: Path, *, replace: bool) -> None:
 
 def final(path: Path) -> Path:
     """Where a path below a folder in the making will be, for what is told of it."""
-    return Path(*(re.sub(r"^\.(.+)\.partial$", r"\1", part) for part in path.parts))
+    return Path(*(re.sub(rf"^\.(.+){re.escape(PARTIAL)}$", r"\1", part) for part in path.parts))
 
 
 def file_of(error: OSError) -> Path | None:
@@ -299,7 +303,7 @@ def told_of(out: Path) -> Iterator[None]:
 
 
 def _old(out: Path) -> Path:
-    return out.parent / f".{out.name}.old"
+    return out.parent / f".{out.name}{OLD}"
 
 
 def _exchanged(folder: Path, out: Path) -> bool:

@@ -27,7 +27,7 @@ from maskbridge.approach import Detection, Prediction
 from maskbridge.dataset import Dataset
 from maskbridge.errors import RunError
 from maskbridge.files import NO_ARRAY, open_regular, write_array, write_json
-from maskbridge.folders import beside, move_in, recover, told_of
+from maskbridge.folders import OLD, beside, move_in, recover, told_of
 from maskbridge.geometry import RLE
 from maskbridge.run_info import read_run_info
 from maskbridge.run_lengths import whole_runs
@@ -66,8 +66,8 @@ class Run:
         """
         folder = Path(path)
         recover(folder)
-        for old in sorted((folder / "predictions").glob(".*.old")):
-            recover(old.with_name(old.name.removeprefix(".").removesuffix(".old")))
+        for old in sorted((folder / "predictions").glob(f".*{OLD}")):
+            recover(old.with_name(old.name.removeprefix(".").removesuffix(OLD)))
         info = read_run_info(folder)
         return cls(path=folder.resolve(), info=info)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from maskbridge.errors import MaskbridgeError, RunError
-from maskbridge.files import read_json, write_json
+from maskbridge.files import PARTIAL, read_json, write_json
 from maskbridge.folders import beside, held, is_ours, move_in, recover, refuse_working_folder
 from maskbridge.predictions import Run
 
@@ -93,7 +93,7 @@ def claimed(
 def clear(folder: Path) -> None:
     """Remove what killed commands have left in a finished run that is held."""
     shutil.rmtree(folder / "work", ignore_errors=True)
-    for left in (folder / "predictions").glob(".*.partial"):
+    for left in (folder / "predictions").glob(f".*{PARTIAL}"):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -338,7 +338,12 @@ def test_a_disk_that_takes_nothing_is_one_line(call, fake, tiles, tmp_path, numb
 
 @pytest.mark.parametrize(
     ("named", "told"),
-    [("a/.metrics.json.partial", "a/metrics.json"), (b"a/.run.partial/x", "a/run/x"), (3, "a file"), (None, "a file")],
+    [
+        ("a/.metrics.json.maskbridge.partial", "a/metrics.json"),
+        (b"a/.run.maskbridge.partial/x", "a/run/x"),
+        (3, "a file"),
+        (None, "a file"),
+    ],
 )
 def test_a_file_that_cannot_be_written_is_told_by_its_final_name(call, fake, tiles, tmp_path, named, told):
     def refused(*_):

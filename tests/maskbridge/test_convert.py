@@ -650,7 +650,7 @@ def test_ctrl_c_leaves_nothing(source: Path, tree, workers: int) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "decoding\n"
-        assert list(source.parent.glob(".out.partial"))
+        assert list(source.parent.glob(".out.maskbridge.partial"))
         time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)

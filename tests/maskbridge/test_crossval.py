@@ -310,7 +310,7 @@ def test_a_merged_run_is_predicted_again_fold_by_fold_and_merged(merged, tiles, 
     every = {i: 10 * score for n in old for i, score in scores[n].items()}
     assert again.scores("crossval") == pytest.approx(every)
     assert_same_decisions(again, [Run.open(again.path / f"fold{n}") for n in range(3)], tiles)
-    assert not list(tmp_path.rglob(".*.partial"))
+    assert not list(tmp_path.rglob(".*.maskbridge.partial"))
     assert not list(again.path.rglob("work"))
 
 

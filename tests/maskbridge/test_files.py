@@ -118,7 +118,7 @@ def test_what_a_killed_write_has_left_is_removed_by_the_next(tmp_path: Path) -> 
     path = tmp_path / "a.json"
     files.write_text(path, "old")
     killed_while_writing(path)
-    assert sorted(each.name for each in tmp_path.iterdir()) == [".a.json.partial", "a.json"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".a.json.maskbridge.partial", "a.json"]
     assert path.read_text() == "old"
     files.write_text(path, "new")
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
@@ -127,8 +127,8 @@ def test_what_a_killed_write_has_left_is_removed_by_the_next(tmp_path: Path) -> 
 
 def test_a_link_in_the_place_of_a_temporary_file_is_never_written_through(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("years of work")
-    os.link(tmp_path / "mine", tmp_path / ".a.partial")
-    (tmp_path / ".b.partial").symlink_to(tmp_path / "mine")
+    os.link(tmp_path / "mine", tmp_path / ".a.maskbridge.partial")
+    (tmp_path / ".b.maskbridge.partial").symlink_to(tmp_path / "mine")
     for name in ("a", "b"):
         files.write_text(tmp_path / name, "new")
     assert (tmp_path / "mine").read_text() == "years of work"

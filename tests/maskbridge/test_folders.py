@@ -143,15 +143,15 @@ def test_the_old_folder_is_never_away_while_it_is_replaced(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         patch.setattr(folders, "_remove", lambda *_: None)
         stage(out, overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial", "out"]
-    assert (tmp_path / ".out.partial" / "dataset.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.maskbridge.partial", "out"]
+    assert (tmp_path / ".out.maskbridge.partial" / "dataset.json").is_file()
     (out / "dataset.json").write_text(OURS["dataset"][1])
     stage(out, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_kill_between_two_renames_is_mended_by_whoever_comes_next(tmp_path: Path) -> None:
-    old = tmp_path / ".out.old"
+    old = tmp_path / ".out.maskbridge.old"
     old.mkdir()
     (old / "dataset.json").write_text(OURS["dataset"][1])
     folders.recover(tmp_path / "out")
@@ -182,7 +182,7 @@ def test_a_killed_exchange_is_mended_from_within_and_by_every_name_of_the_folder
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     for name in (".", "", "../out", "x/.."):
-        (tmp_path / ".out.old").mkdir()
+        (tmp_path / ".out.maskbridge.old").mkdir()
         folders.recover(Path(name))
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -203,7 +203,7 @@ def killed_while_staging(out: Path) -> None:
 
 def test_what_a_kill_has_left_is_removed_by_the_next_command(tmp_path: Path) -> None:
     killed_while_staging(tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == [".out.maskbridge.partial"]
     stage(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
@@ -266,7 +266,7 @@ def test_what_has_come_into_the_place_meanwhile_is_not_replaced_unasked(tmp_path
 def test_a_link_in_the_place_of_a_staged_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    (tmp_path / ".out.partial").symlink_to(tmp_path / "mine")
+    (tmp_path / ".out.maskbridge.partial").symlink_to(tmp_path / "mine")
     stage(tmp_path / "out")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]

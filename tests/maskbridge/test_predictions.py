@@ -272,9 +272,9 @@ def test_predictions_that_a_killed_exchange_has_put_aside_come_back(tmp_path):
     told = {"path": "ds", "annotations_sha256": "0", "splits_sha256": "0"}
     Run(run.path, {"approach": "a", "dataset": told, "fold": 0, "options": {}}).save()
     parts = run.path / "predictions"
-    (parts / "test").rename(parts / ".test.old")
+    (parts / "test").rename(parts / ".test.maskbridge.old")
     assert Run.open(run.path).scores("test") == {4: 0.25}
-    (parts / ".test.old").mkdir()
-    (parts / ".test.old" / "scores.json").write_text("{}")
+    (parts / ".test.maskbridge.old").mkdir()
+    (parts / ".test.maskbridge.old" / "scores.json").write_text("{}")
     assert Run.open(run.path).scores("test") == {4: 0.25}
     assert [path.name for path in parts.iterdir()] == ["test"]

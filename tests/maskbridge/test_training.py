@@ -316,7 +316,7 @@ def test_a_second_run_of_other_options_is_still_the_one_that_was_trained(train, 
 
 def test_what_a_killed_prediction_has_left_is_removed_by_the_next_and_never_taken(train, tiles):
     run = train(fold=0)
-    for left in ("work/predicted", "predictions/.test.partial/maps", "predictions/.val.partial"):
+    for left in ("work/predicted", "predictions/.test.maskbridge.partial/maps", "predictions/.val.maskbridge.partial"):
         (run.path / left).mkdir(parents=True)
         (run.path / left / "99.npy").write_bytes(b"half")
     run = predict_run(run, tiles, "test")
@@ -623,7 +623,7 @@ def test_a_run_is_replaced_only_by_one_that_is_whole(train, fake, tiles, tree, t
     with pytest.raises(type(error)):
         train(fold=0, overwrite=True, resume=resume)
     assert tree(tmp_path / "run") == before
-    assert [path.name for path in tmp_path.glob(".*")] == ([".run.partial"] if resume else [])
+    assert [path.name for path in tmp_path.glob(".*")] == ([".run.maskbridge.partial"] if resume else [])
     left = []
 
     def going_on(data, config, weights, context):
@@ -662,7 +662,7 @@ def test_a_kill_in_the_first_moments_leaves_nothing_that_stands_in_the_way(train
         patch.setattr("maskbridge.folders._remove", lambda *_: None)  # as a kill leaves it
         with pytest.raises(SystemExit):
             train(fold=0)
-    assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == [".run.maskbridge.partial"]
     train(fold=0)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
