@@ -121,15 +121,15 @@ def harmed(data: bytes, how: str) -> bytes:
 HOW = ["cut in half", "cut after its header", "without its last bytes", "second half zero", "middle third zero"]
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", WHOLE)
+def can_be_told(name: str, how: str) -> bool:
+    """Zeros are pixels where nothing is compressed; WebP has no checksum, and any bits in its middle are a picture."""
+    return not ("zero" in how and name in UNCOMPRESSED) and not ("middle" in how and "webp" in name)
+
+
+@pytest.mark.parametrize(("name", "how"), [(name, how) for name in WHOLE for how in HOW if can_be_told(name, how)])
 def test_a_file_that_is_not_whole_is_refused_without_a_word_of_the_libraries(
     name: str, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if "zero" in how and name in UNCOMPRESSED:
-        pytest.skip("zeros are pixels there")
-    if "middle" in how and "webp" in name:
-        pytest.skip("WebP has no checksum, and any bits are a picture")
     with pytest.raises(SourceError, match=r"^b c\.img: (is damaged|cannot be decoded); found "):
         decode(harmed(WHOLE[name], how), Path("b c.img"))
     assert capfd.readouterr().err == ""
