@@ -447,9 +447,7 @@ def test_training_that_ended_early_does_not_go_on_when_it_is_resumed(data, tmp_p
         patched.setattr(_yolo_world_trainer.Trainer, "final_eval", killed)
         with pytest.raises(KeyboardInterrupt):
             yolo_world.train(data, config, tmp_path / "weights", context)
-    trained = yolo_world.train(
-        data, config, tmp_path / "weights", dataclasses.replace(context, resume=True)
-    )
+    trained = yolo_world.train(data, config, tmp_path / "weights", dataclasses.replace(context, resume=True))
     assert trained.facts["epochs_trained"] == 1
 
 
