@@ -21,11 +21,9 @@ import numpy as np
 import simplejpeg
 from isal import igzip_lib, isal_zlib  # inflates three times as fast as the standard library
 
+from maskbridge.dataset_types import MOST_PIXELS, MOST_SIDE
 from maskbridge.exif import orientation_of
 
-#: OpenCV's own limits.
-MOST_PIXELS = 1 << 30
-LONGEST_SIDE = 1 << 20
 #: What is expected of a file that is of a kind that can be read.
 WHOLE = "a whole image"
 
@@ -98,8 +96,8 @@ def require_size(height: int, width: int) -> None:
     """
     if height < 1 or width < 1:
         raise Damaged(f"{width}x{height} pixels")
-    if height * width > MOST_PIXELS or max(height, width) > LONGEST_SIDE:
-        raise Damaged(f"{width}x{height} pixels", f"at most {MOST_PIXELS} pixels, and {LONGEST_SIDE} along a side")
+    if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
+        raise Damaged(f"{width}x{height} pixels", f"at most {MOST_PIXELS} pixels, and {MOST_SIDE} along a side")
 
 
 def inflate(pieces: Iterable[bytes | memoryview], most: int, *, alone: bool = False) -> Iterator[bytes]:

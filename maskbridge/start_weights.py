@@ -33,6 +33,7 @@ from maskbridge.approach import TrainData
 from maskbridge.dataset import Dataset, read_image
 from maskbridge.errors import MaskbridgeError, WeightsError, printable
 from maskbridge.files import sha256_file, write_bytes
+from maskbridge.folders import is_ours
 from maskbridge.progress import say_once, track
 from maskbridge.run_info import read_run_info
 
@@ -277,18 +278,13 @@ def _run_folder(path: Path) -> Path | None:
     """The run that a file lies in, or that a folder is; looked for where the name leads, and where a link does."""
     for place in dict.fromkeys((path.absolute(), path.resolve())):
         for folder in (place, *place.parents):
-            if (folder / "run.json").is_file() and _is_run(folder / "run.json"):
+            if is_ours(folder, "run"):
                 return folder
             if (folder / "work" / "started.json").is_file():
                 raise WeightsError(
                     "start weights lie in an unfinished run", where=path, remedy=f"finish it: train {folder} --resume"
                 )
     return None
-
-
-def _is_run(path: Path) -> bool:
-    """Whether a file of this name is ours, and not one of another program in a folder further up."""
-    return b'"annotations_sha256"' in path.read_bytes()
 
 
 def _read_record(path: Path) -> tuple[Seen, ...]:
